@@ -1,0 +1,54 @@
+"""DETR, End-to-End Object Detection with Transformers, for Hugging Face Transformers.
+
+Importing this package registers nothing and loads nothing beyond what a name asks for; see `use_for_auto`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it; loaded when the name is first used.
+_HOMES = {
+    "Detector": "predictor",
+    "DetrConfig": "model.configuration_detr",
+    "DetrForObjectDetection": "model.modeling_detr",
+    "DetrForSegmentation": "model.modeling_segmentation_detr",
+    "DetrImageProcessor": "model.image_processing_detr",
+    "DetrModel": "model.modeling_detr",
+    "Segmenter": "predictor",
+    "use_for_auto": "auto",
+}
+
+__all__ = [
+    "Detector",
+    "DetrConfig",
+    "DetrForObjectDetection",
+    "DetrForSegmentation",
+    "DetrImageProcessor",
+    "DetrModel",
+    "Segmenter",
+    "use_for_auto",
+]
+
+if TYPE_CHECKING:
+    from transformers_detr.auto import use_for_auto
+    from transformers_detr.model.configuration_detr import DetrConfig
+    from transformers_detr.model.image_processing_detr import DetrImageProcessor
+    from transformers_detr.model.modeling_detr import DetrForObjectDetection, DetrModel
+    from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+    from transformers_detr.predictor import Detector, Segmenter
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

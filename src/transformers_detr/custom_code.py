@@ -1,0 +1,70 @@
+"""Custom code: a folder that carries the files of `model/` loads where this package is not installed.
+
+`AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True)` then runs these files; without the flag
+stock transformers loads the same folder with its own classes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers_detr import model as hub_set
+
+CODE_FILES = sorted(Path(str(hub_set.__file__)).parent.glob("*_detr.py"))
+"""The files of `model/`, which travel together."""
+
+# Architecture in config.json → the Auto* classes that load such a folder, and what they return.
+_MODELS = {
+    "DetrModel": {"AutoModel": "modeling_detr.DetrModel"},
+    "DetrForObjectDetection": {
+        "AutoModel": "modeling_detr.DetrModel",
+        "AutoModelForObjectDetection": "modeling_detr.DetrForObjectDetection",
+    },
+    "DetrForSegmentation": {
+        "AutoModelForImageSegmentation": "modeling_segmentation_detr.DetrForSegmentation",
+        "AutoModelForUniversalSegmentation": "modeling_segmentation_detr.DetrForSegmentation",
+    },
+}
+_CONFIG = {"AutoConfig": "configuration_detr.DetrConfig"}
+_IMAGE_PROCESSOR = {"AutoImageProcessor": "image_processing_detr.DetrImageProcessor"}
+
+
+def add_custom_code(folder: str | Path) -> list[str]:
+    """Put the code into a folder that `save_pretrained` or `conversion/` wrote, and name it in both configurations.
+
+    `register_for_auto_class` does the same for what is saved later; this one changes nothing in the process.
+
+    Args:
+        folder: With `config.json`, and `preprocessor_config.json` if there is an image processor.
+
+    Returns:
+        Names of the files written or changed.
+
+    Raises:
+        ValueError: There is no `config.json`, or it is not that of a DETR model.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: config.json is missing")
+    architectures = _read(path).get("architectures") or [None]
+    if architectures[0] not in _MODELS:
+        raise ValueError(f"{path}: architectures must name one of {', '.join(_MODELS)}, got {architectures}")
+    changed = {"config.json": {**_CONFIG, **_MODELS[architectures[0]], **_IMAGE_PROCESSOR}}
+    if (folder / "preprocessor_config.json").is_file():
+        changed["preprocessor_config.json"] = _IMAGE_PROCESSOR
+    for source in CODE_FILES:
+        shutil.copyfile(source, folder / source.name)
+    for name, auto_map in changed.items():
+        (folder / name).write_text(
+            json.dumps({**_read(folder / name), "auto_map": auto_map}, indent=2) + "\n", encoding="utf-8"
+        )
+    return sorted([*changed, *(source.name for source in CODE_FILES)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values

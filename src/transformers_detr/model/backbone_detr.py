@@ -1,0 +1,232 @@
+"""The trunk: pixels to a pyramid of feature maps, each with its mask of real cells.
+
+Batch norms are frozen, the stem and the first stage are not trained. In the exact-padding mode the padded
+area is kept at zero inside the trunk, so an image gives the same features alone and in any batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone
+from transformers.configuration_utils import PreTrainedConfig
+
+from .exact_padding_detr import ClearPadding, ExactPlan
+from .initial_values_detr import kaiming
+from .norms_detr import fold_batch_norms, freeze_batch_norms
+
+
+class FeatureMap(NamedTuple):
+    """One level of the pyramid.
+
+    Attributes:
+        features: `(B, channels, h, w)`.
+        mask: True where a cell shows the image, `(B, h, w)`; None if no cell is padding.
+    """
+
+    features: Tensor
+    mask: Tensor | None
+
+
+class DetrConvEncoder(nn.Module):
+    """A timm or transformers trunk with frozen batch norms.
+
+    Args:
+        config: Describes the trunk; see `DetrConfig`.
+
+    Attributes:
+        model: The trunk itself, so that parameters bear its own names.
+        intermediate_channel_sizes: Channels of each feature map, finest first.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        if config.use_timm_backbone:
+            self.model, self.intermediate_channel_sizes = _build_timm_trunk(config)
+        else:
+            trunk = AutoBackbone.from_config(config.backbone_config)
+            self.model, self.intermediate_channel_sizes = trunk, list(trunk.channels)
+        freeze_batch_norms(self.model)
+        fold_batch_norms(self.model, config.num_channels)
+        self.config = config
+        self._exact: bool | None = None  # not known yet
+        self._plan: ExactPlan | None = None
+        self.train_later_stages()
+
+    def initialise(self) -> None:
+        """Only for trunks that were built without memory: others keep what their library gave them."""
+        for convolution in self.model.modules():
+            if isinstance(convolution, nn.Conv2d):
+                kaiming(convolution)
+
+    def train_later_stages(self) -> None:
+        """Make trainable what the original trains: all but the stem, the first stage and the norms."""
+        names = [name for name, _ in self.model.named_parameters()]
+        first_stage = _first_stage_prefixes(self.model)
+        last_frozen = max((i for i, name in enumerate(names) if name.startswith(first_stage)), default=-1)
+        for index, (_, parameter) in enumerate(self.model.named_parameters()):
+            parameter.requires_grad_(index > last_frozen)
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, exact_padding: bool = False) -> list[FeatureMap]:
+        """Extract features.
+
+        Args:
+            pixel_values: `(B, 3, H, W)`.
+            pixel_mask: Real pixels are True, `(B, H, W)`; None if nothing is padded.
+            exact_padding: Keep the padded area at zero before every convolution and pooling, and derive the
+                masks by rounding up, so that features of real cells do not depend on the padding. Otherwise
+                as in the original.
+
+        Returns:
+            The pyramid, finest level first.
+
+        Raises:
+            ValueError: `exact_padding` with a trunk whose layers do not allow it.
+        """
+        if pixel_mask is None:
+            return [FeatureMap(features, None) for features in self._run(pixel_values)]
+        if not exact_padding:
+            return [
+                FeatureMap(features, nearest_mask(pixel_mask, features.shape[-2:]))
+                for features in self._run(pixel_values)
+            ]
+        if not self.supports_exact_padding:
+            raise ValueError(
+                "exact_padding=True: this trunk mixes neighbouring pixels in a way that padding cannot be kept out of "
+                "(global pooling, asymmetric 'same' padding, patches …); use exact_padding=False or equal image sizes"
+            )
+        return self._run_exact(pixel_values, pixel_mask, self._plan)
+
+    def _run(self, pixel_values: Tensor) -> list[Tensor]:
+        if pixel_values.device.type == "cpu" or pixel_values.dtype != torch.float32:
+            # the layout in which convolutions are fastest there; float32 on a GPU gains nothing
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        features = self.model(pixel_values)
+        return list(getattr(features, "feature_maps", features))
+
+    def _run_exact(self, pixel_values: Tensor, pixel_mask: Tensor, plan: ExactPlan | None) -> list[FeatureMap]:
+        clear = ClearPadding(pixel_mask, plan)
+        with clear:
+            pyramid = self._run(pixel_values)
+        levels = [clear.level_of(features) for features in pyramid] if plan is None else plan.outputs
+        if plan is None:
+            self._plan = ExactPlan(tuple(clear.calls), tuple(levels))
+        masks = [clear.masks[level] for level in levels]
+        return [
+            FeatureMap(features.masked_fill(~mask, 0.0), mask[:, 0])
+            for features, mask in zip(pyramid, masks, strict=True)
+        ]
+
+    @property
+    def supports_exact_padding(self) -> bool:
+        """Whether the exact-padding mode is exact for this trunk; found once, by trying it on noise.
+
+        Look at it before compiling or exporting a model in that mode: a graph cannot hold the trial.
+        """
+        if self._plan is None and self._exact is None:
+            if torch.compiler.is_compiling():
+                raise RuntimeError("look at model.supports_exact_padding once before compiling with exact_padding")
+            self._plan = plan_exact_padding(self.config)
+            self._exact = self._plan is not None
+        return bool(self._exact)
+
+
+@torch.no_grad()
+def plan_exact_padding(config: PreTrainedConfig) -> ExactPlan | None:
+    """Try the exact-padding mode: noise of three sizes, alone and in one batch, must give the same features.
+
+    The trial runs in a fresh trunk whose every weight is noise too; the residual branches of fresh trunks end
+    in zeros and would hide differences.
+
+    Args:
+        config: Describes the trunk.
+
+    Returns:
+        The trunk's plan, or None if the mode is not exact for it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    config = copy.deepcopy(config)
+    config.use_pretrained_backbone = False
+    with torch.random.fork_rng(devices=[]):  # a question must not change what a training draws next
+        probe = DetrConvEncoder(config).eval()
+    for value in filter(torch.is_floating_point, [*probe.parameters(), *probe.buffers()]):
+        if value.dim() > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5)
+        else:  # norms and biases; variances must stay positive
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+
+    sizes = [(67, 96), (96, 81), (50, 34)]
+    batch = torch.zeros(len(sizes), config.num_channels, 96, 96)
+    mask = torch.zeros(len(sizes), 96, 96, dtype=torch.bool)
+    for index, (height, width) in enumerate(sizes):
+        batch[index, :, :height, :width] = torch.randn(config.num_channels, height, width, generator=generator)
+        mask[index, :height, :width] = True
+    try:
+        together = probe._run_exact(batch, mask, None)
+        alone = [probe._run(batch[i : i + 1, :, :h, :w]) for i, (h, w) in enumerate(sizes)]
+    except Exception:  # trunks of a fixed input size fail in ways of their own: not supported, whatever the reason
+        return None
+    exact = all(
+        _agree(level.features[index], images[depth][0])
+        for index, images in enumerate(alone)
+        for depth, level in enumerate(together)
+    )
+    return probe._plan if exact else None
+
+
+def _agree(padded: Tensor, alone: Tensor) -> bool:
+    inside = padded[:, : alone.shape[-2], : alone.shape[-1]]
+    return inside.shape == alone.shape and bool((inside - alone).abs().max() <= 1e-4 * alone.abs().max())
+
+
+def nearest_mask(pixel_mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The original's mask of a feature map `(B, h, w)`: each cell takes its nearest pixel's value, `(B, H, W)`."""
+    return nn.functional.interpolate(pixel_mask[None].float(), size=tuple(size))[0].to(torch.bool)
+
+
+def _build_timm_trunk(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"backbone={config.backbone!r} is a timm model: pip install timm") from error
+
+    arguments = {"out_indices": None, **(config.backbone_kwargs or {})}
+    if config.dilation:
+        arguments["output_stride"] = 16
+    if arguments["out_indices"] is None:
+        arguments["out_indices"] = (
+            -4,
+            -3,
+            -2,
+            -1,
+        )  # the four stages, whether or not the stem counts as a level
+    # A checkpoint is loaded into a model that was built without memory; its trunk is never downloaded.
+    pretrained = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
+    try:
+        trunk = timm.create_model(
+            config.backbone,
+            pretrained=pretrained,
+            features_only=True,
+            in_chans=config.num_channels,
+            **arguments,
+        )
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise ValueError(f"backbone={config.backbone!r} is not the name of a timm model") from error
+    return trunk, list(trunk.feature_info.channels())
+
+
+def _first_stage_prefixes(trunk: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the parameter names of the first stage, the last one at a quarter of the resolution."""
+    feature_info = getattr(trunk, "feature_info", None)
+    if feature_info is None:
+        return ("encoder.stages.0.", "encoder.layers.0.", "stages.0.", "layers.0.")
+    levels = [level for level in feature_info.info if level["reduction"] <= 4]
+    if not levels:
+        return ()
+    module = levels[-1]["module"]
+    return (module + ".", module.replace(".", "_") + ".", "model." + module + ".")

@@ -1,0 +1,116 @@
+"""Images of different sizes → one batch: padded at the bottom and on the right, with a mask of real pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+
+from .sizes_detr import Size, sizes_of_real_pixels
+
+
+def largest_size(sizes: Sequence[Size], pad_size: Size | None = None) -> Size:
+    """The smallest size that holds all images, or `pad_size` where that is given.
+
+    Args:
+        sizes: (height, width) of each image, at least one.
+        pad_size: (height, width) that the batch shall have whatever its images are.
+
+    Raises:
+        ValueError: an image is larger than `pad_size`.
+    """
+    if pad_size is None:
+        return max(height for height, _ in sizes), max(width for _, width in sizes)
+    for index, (height, width) in enumerate(sizes):
+        if height > pad_size[0] or width > pad_size[1]:
+            raise ValueError(
+                f"images[{index}] is {height}×{width} (height × width) after resizing, "
+                f"too large for pad_size {pad_size[0]}×{pad_size[1]}"
+            )
+    return pad_size
+
+
+def real_pixels(sizes: Sequence[Size], padded: Size) -> Tensor:
+    """The mask `(B, H, W)` of a padded batch: int64, 1 where an image is, 0 where it was padded."""
+    if all(size == padded for size in sizes):
+        return torch.ones((len(sizes), *padded), dtype=torch.int64)
+    mask = torch.zeros((len(sizes), *padded), dtype=torch.int64)
+    for image_mask, (height, width) in zip(mask, sizes, strict=True):
+        image_mask[:height, :width] = 1
+    return mask
+
+
+def stack_padded(tensors: Sequence[Tensor], padded: Size, value: float = 0) -> Tensor:
+    """Stack tensors `(..., h, w)`, equal but for h and w, to `(B, ..., H, W)`; what is missing becomes `value`."""
+    batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], *padded), value)
+    for place, tensor in zip(batch, tensors, strict=True):
+        place[..., : tensor.shape[-2], : tensor.shape[-1]] = tensor
+    return batch
+
+
+@dataclass(frozen=True)
+class PreparedSize:
+    """The (height, width) of a photograph that remembers how large it was, without padding, for the model."""
+
+    height: int
+    width: int
+    processed: Size
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.height, self.width))
+
+
+class DetrBatch(BatchFeature):
+    """What the processor returns: `pixel_values`, `pixel_mask`, perhaps `labels`.
+
+    The pipelines of transformers prepare each image alone, note its size in its batch as `target_size` and
+    later concatenate the batches with `torch.cat`, which fails where sizes differ (stock: RuntimeError). So
+    that such batches can be formed, from that note on the tensors pad themselves when they are concatenated.
+    A note of bare numbers, as for segmentation, becomes a `PreparedSize`: post-processing gets nothing but
+    the note, and has to cut the padding off the masks.
+    """
+
+    def __setitem__(self, key: str, item: Any) -> None:
+        if key == "target_size" and isinstance(item, list):
+            item = [PreparedSize(height, width, self._size_of(i)) for i, (height, width) in enumerate(item)]
+        super().__setitem__(key, item)
+        if key == "target_size":
+            for name in ("pixel_values", "pixel_mask"):
+                if isinstance(self.data.get(name), Tensor):
+                    self.data[name] = self.data[name].as_subclass(_PadsInCat)
+
+    def _size_of(self, index: int) -> Size:
+        if "pixel_mask" not in self.data:
+            height, width = self.data["pixel_values"][index].shape[-2:]
+        else:
+            height, width = sizes_of_real_pixels(self.data["pixel_mask"])[index].tolist()
+        return height, width
+
+
+class _PadsInCat(Tensor):
+    """Batches `(B, ..., H, W)` that `torch.cat` joins to one batch of the largest H and W.
+
+    Lives from a pipeline's preparation of an image to its next step: any other operation, moving it to a device
+    included, gives an ordinary tensor.
+    """
+
+    ndim = 1  # the pipelines' collation concatenates what it takes for one-dimensional, and only that
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is torch.cat:
+                images = [image for batch in args[0] for image in batch.as_subclass(Tensor)]
+                return stack_padded(images, largest_size([(i.shape[-2], i.shape[-1]) for i in images]))
+            result = func(*args, **(kwargs or {}))
+            return result.as_subclass(Tensor) if isinstance(result, cls) else result

@@ -1,0 +1,375 @@
+"""DetrConfig: every number of a DETR model, read from any `config.json` in the wild."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any, ClassVar
+
+from transformers import AutoConfig
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+
+# Written by old versions of transformers; they never had a meaning for DETR.
+LEGACY_FIELDS = frozenset({"max_position_embeddings", "scale_embedding", "classifier_dropout"})
+
+# Accepted by the base class without being attributes of a fresh instance.
+BASE_FIELDS = frozenset(
+    {
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "quantization_config",
+        "return_dict",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "use_return_dict",
+    }
+)
+
+
+class DetrConfig(PreTrainedConfig):
+    """Configuration of DETR; the defaults are those of `facebook/detr-resnet-50` without its class names.
+
+    `config.json` exists in three forms and all are read: a timm trunk by name (`backbone="resnet50"`, the
+    form that is also written, since every version of transformers reads it), a `backbone_config` of type
+    `timm_backbone` (transformers 5), and a `backbone_config` of a transformers trunk such as `resnet` (the
+    `no_timm` revisions). Fields that this class does not know are kept when a file is loaded and refused
+    when they are passed to the constructor.
+
+    Args:
+        backbone: Name of a timm model. None selects `backbone_config`.
+        backbone_config: Configuration of a transformers backbone, used instead of a timm trunk.
+        backbone_kwargs: Further arguments for `timm.create_model`, such as `{"pad_type": "same"}`.
+        use_timm_backbone: Whether the trunk is a timm model. None derives it from `backbone_config`.
+        use_pretrained_backbone: Whether a model that is built from this configuration downloads pretrained
+            trunk weights. Ignored when a checkpoint is loaded, and stored as False next to one.
+        dilation: Whether the last stage of the trunk is dilated instead of strided (DC5, stride 16).
+        num_channels: Channels of the input images.
+        num_queries: Object queries, the largest number of objects found in an image.
+        encoder_layers: Encoder layers.
+        encoder_ffn_dim: Width of the encoder's feed-forward layers.
+        encoder_attention_heads: Attention heads of the encoder.
+        encoder_layerdrop: Probability of skipping an encoder layer in training.
+        decoder_layers: Decoder layers.
+        decoder_ffn_dim: Width of the decoder's feed-forward layers.
+        decoder_attention_heads: Attention heads of the decoder.
+        decoder_layerdrop: Probability of skipping a decoder layer in training.
+        is_encoder_decoder: Always True for DETR; a field of the base class.
+        activation_function: Activation of the feed-forward layers, by its transformers name.
+        d_model: Width `D` of the transformer.
+        dropout: Dropout on residual branches.
+        attention_dropout: Dropout on attention weights.
+        activation_dropout: Dropout behind the feed-forward activation.
+        init_std: Unused (the original's initialisation has no such number); kept for compatibility.
+        init_xavier_std: Gain of the mask head's attention projections.
+        auxiliary_loss: Whether every decoder layer is trained; never changes predictions.
+        position_embedding_type: `"sine"` or `"learned"`.
+        exact_padding: Default of the model's argument of this name: keep the padded area at zero inside the
+            trunk, so that an image's predictions do not depend on its neighbours in the batch.
+        class_cost: Weight of the class probability in the matching.
+        bbox_cost: Weight of the L1 distance in the matching.
+        giou_cost: Weight of the generalized IoU in the matching.
+        mask_loss_coefficient: Weight of the focal mask loss.
+        dice_loss_coefficient: Weight of the dice mask loss.
+        bbox_loss_coefficient: Weight of the L1 box loss.
+        giou_loss_coefficient: Weight of the generalized IoU loss.
+        eos_coefficient: Weight of the class "no object" in the classification loss.
+        label_ids_to_fuse: Class ids of stuff, whose segments are fused in panoptic segmentation.
+        **kwargs: Fields of `PreTrainedConfig`, such as `id2label`.
+
+    Raises:
+        TypeError: An argument is unknown; the message names the nearest field.
+        ValueError: A value is out of range, or the trunk is described twice or not at all.
+    """
+
+    model_type = "detr"
+    sub_configs: ClassVar[dict[str, type]] = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
+    }
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        backbone_config: dict[str, Any] | PreTrainedConfig | None = None,
+        backbone_kwargs: dict[str, Any] | None = None,
+        use_timm_backbone: bool | None = None,
+        use_pretrained_backbone: bool = False,
+        dilation: bool = False,
+        num_channels: int = 3,
+        num_queries: int = 100,
+        encoder_layers: int = 6,
+        encoder_ffn_dim: int = 2048,
+        encoder_attention_heads: int = 8,
+        encoder_layerdrop: float = 0.0,
+        decoder_layers: int = 6,
+        decoder_ffn_dim: int = 2048,
+        decoder_attention_heads: int = 8,
+        decoder_layerdrop: float = 0.0,
+        is_encoder_decoder: bool = True,
+        activation_function: str = "relu",
+        d_model: int = 256,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        init_std: float = 0.02,
+        init_xavier_std: float = 1.0,
+        auxiliary_loss: bool = False,
+        position_embedding_type: str = "sine",
+        exact_padding: bool = False,
+        class_cost: float = 1,
+        bbox_cost: float = 5,
+        giou_cost: float = 2,
+        mask_loss_coefficient: float = 1,
+        dice_loss_coefficient: float = 1,
+        bbox_loss_coefficient: float = 5,
+        giou_loss_coefficient: float = 2,
+        eos_coefficient: float = 0.1,
+        label_ids_to_fuse: list[int] | None = None,
+        **kwargs: Any,
+    ):
+        _refuse_unknown(kwargs)
+        trunk = _describe_trunk(backbone, backbone_config, backbone_kwargs, use_timm_backbone, bool(dilation))
+        self.backbone: str | None = trunk["backbone"]
+        self.backbone_config: PreTrainedConfig | None = trunk["backbone_config"]
+        self.backbone_kwargs: dict[str, Any] | None = trunk["backbone_kwargs"]
+        self.use_timm_backbone: bool = trunk["use_timm_backbone"]
+        self.use_pretrained_backbone = bool(use_pretrained_backbone)
+        self.dilation: bool = trunk["dilation"]
+        self.num_channels = num_channels
+        self.num_queries = num_queries
+        self.encoder_layers = encoder_layers
+        self.encoder_ffn_dim = encoder_ffn_dim
+        self.encoder_attention_heads = encoder_attention_heads
+        self.encoder_layerdrop = encoder_layerdrop
+        self.decoder_layers = decoder_layers
+        self.decoder_ffn_dim = decoder_ffn_dim
+        self.decoder_attention_heads = decoder_attention_heads
+        self.decoder_layerdrop = decoder_layerdrop
+        self.activation_function = activation_function
+        self.d_model = d_model
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.activation_dropout = activation_dropout
+        self.init_std = init_std
+        self.init_xavier_std = init_xavier_std
+        self.auxiliary_loss = auxiliary_loss
+        self.position_embedding_type = position_embedding_type
+        self.exact_padding = exact_padding
+        self.class_cost = class_cost
+        self.bbox_cost = bbox_cost
+        self.giou_cost = giou_cost
+        self.mask_loss_coefficient = mask_loss_coefficient
+        self.dice_loss_coefficient = dice_loss_coefficient
+        self.bbox_loss_coefficient = bbox_loss_coefficient
+        self.giou_loss_coefficient = giou_loss_coefficient
+        self.eos_coefficient = eos_coefficient
+        self.label_ids_to_fuse = label_ids_to_fuse
+        self._check_ranges()
+        super().__init__(is_encoder_decoder=is_encoder_decoder, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build the configuration from the content of a `config.json`.
+
+        Args:
+            config_dict: The parsed file. Unknown keys are kept as attributes.
+            **kwargs: Fields to override, as in the base class.
+
+        Returns:
+            The configuration, or `(configuration, unused arguments)` with `return_unused_kwargs=True`.
+        """
+        known = _known_fields()
+        unknown = {key: value for key, value in config_dict.items() if not _is_known(key, known)}
+        result = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for key, value in unknown.items():
+            setattr(config, key, value)
+        config._check_ranges()  # overrides in `kwargs` are set after the constructor has run
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`; without an empty `backbone_kwargs`, on which stock transformers 5 fails."""
+        values: dict[str, Any] = super().to_dict()
+        if values.get("backbone_kwargs") is None:
+            values.pop("backbone_kwargs", None)
+        return values
+
+    def _check_ranges(self) -> None:
+        for name in (
+            "num_channels",
+            "num_queries",
+            "decoder_layers",
+            "encoder_ffn_dim",
+            "decoder_ffn_dim",
+            "d_model",
+        ):
+            _check(name, getattr(self, name), "a whole number, at least 1", _is_whole(getattr(self, name), 1))
+        _check(
+            "encoder_layers",
+            self.encoder_layers,
+            "a whole number, at least 0",
+            _is_whole(self.encoder_layers, 0),
+        )
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            heads = getattr(self, name)
+            _check(name, heads, "a whole number, at least 1", _is_whole(heads, 1))
+            _check(name, heads, f"a divisor of d_model ({self.d_model})", self.d_model % heads == 0)
+        for name in (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "encoder_layerdrop",
+            "decoder_layerdrop",
+        ):
+            _check(name, getattr(self, name), "between 0 and 1", _is_number(getattr(self, name), 0, 1))
+        for name in (
+            "class_cost",
+            "bbox_cost",
+            "giou_cost",
+            "mask_loss_coefficient",
+            "dice_loss_coefficient",
+            "bbox_loss_coefficient",
+            "giou_loss_coefficient",
+            "eos_coefficient",
+        ):
+            _check(name, getattr(self, name), "at least 0", _is_number(getattr(self, name), 0))
+        if self.class_cost == self.bbox_cost == self.giou_cost == 0:
+            raise ValueError("class_cost, bbox_cost and giou_cost must not all be 0: nothing is left to match by")
+        _check(
+            "position_embedding_type",
+            self.position_embedding_type,
+            "'sine' or 'learned'",
+            self.position_embedding_type in ("sine", "learned"),
+        )
+        divisor = 4 if self.position_embedding_type == "sine" else 2
+        _check("d_model", self.d_model, f"a multiple of {divisor}", self.d_model % divisor == 0)
+        _check(
+            "activation_function",
+            self.activation_function,
+            "an activation of transformers, such as 'relu' or 'gelu'",
+            self.activation_function in ACT2FN,
+        )
+
+
+def _check(name: str, value: object, rule: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object, least: float, most: float = float("inf")) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _known_fields() -> set[str]:
+    own = set(inspect.signature(DetrConfig.__init__).parameters) - {"self", "kwargs"}
+    return own | set(DetrConfig.attribute_map) | set(vars(PreTrainedConfig())) | BASE_FIELDS | LEGACY_FIELDS
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    return name in known or name.startswith("_")
+
+
+def _refuse_unknown(kwargs: dict[str, Any]) -> None:
+    if not kwargs:
+        return
+    known = _known_fields()
+    for name in kwargs:
+        if not _is_known(name, known):
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"DetrConfig got an unknown argument {name!r}{hint}")
+
+
+def _describe_trunk(
+    backbone: str | None,
+    backbone_config: dict[str, Any] | PreTrainedConfig | None,
+    backbone_kwargs: dict[str, Any] | None,
+    use_timm_backbone: bool | None,
+    dilation: bool,
+) -> dict[str, Any]:
+    """Bring the three ways to describe a trunk into one: a timm name with arguments, or a configuration."""
+    if isinstance(backbone_config, PreTrainedConfig):
+        stored: dict[str, Any] | None = backbone_config.to_dict()
+    else:
+        stored = dict(backbone_config) if backbone_config else None
+    if stored is not None and stored.get("model_type") == "timm_backbone":
+        return _from_timm_backbone(backbone, stored, dilation)
+    if use_timm_backbone is False or stored is not None:
+        if use_timm_backbone or (backbone is not None and stored is not None):
+            raise ValueError(
+                f"the trunk is described twice: backbone={backbone!r} (timm) and "
+                f"backbone_config of type {(stored or {}).get('model_type')!r}; give one of them"
+            )
+        if dilation:
+            raise ValueError("dilation=True needs a timm trunk (backbone='resnet50'); backbone_config was given")
+        return {
+            "backbone": None,
+            "backbone_config": _native_config(backbone_config),
+            "backbone_kwargs": None,
+            "use_timm_backbone": False,
+            "dilation": False,
+        }
+    return {
+        "backbone": backbone or "resnet50",
+        "backbone_config": None,
+        "backbone_kwargs": _without_defaults(backbone_kwargs or {}),
+        "use_timm_backbone": True,
+        "dilation": dilation or (backbone_kwargs or {}).get("output_stride") == 16,
+    }
+
+
+def _native_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+    if isinstance(backbone_config, PreTrainedConfig):
+        return backbone_config
+    values = dict(backbone_config) if backbone_config else {"model_type": "resnet"}
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise ValueError("backbone_config must name its model_type, for example {'model_type': 'resnet'}")
+    if "out_features" not in values and "out_indices" not in values and model_type == "resnet":
+        values["out_features"] = ["stage4"]
+    return AutoConfig.for_model(model_type, **values)
+
+
+def _from_timm_backbone(backbone: str | None, stored: dict[str, Any], dilation: bool) -> dict[str, Any]:
+    name = stored.get("backbone") or backbone
+    if not name:
+        raise ValueError("backbone_config of type 'timm_backbone' must name its backbone")
+    extra = dict(stored.get("model_args") or {})
+    for key in ("out_indices", "output_stride"):
+        if stored.get(key) is not None:
+            extra[key] = stored[key]
+    return {
+        "backbone": name,
+        "backbone_config": None,
+        "backbone_kwargs": _without_defaults(extra),
+        "use_timm_backbone": True,
+        "dilation": dilation or extra.get("output_stride") == 16,
+    }
+
+
+def _without_defaults(backbone_kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Drop what `dilation`, `num_channels` and the trunk itself already say.
+
+    Without this, stock transformers 5 would mistake a stored `backbone_kwargs` for a transformers trunk.
+    """
+    extra = {k: v for k, v in backbone_kwargs.items() if k not in ("in_chans", "num_channels", "features_only")}
+    if list(extra.get("out_indices") or [1, 2, 3, 4]) == [1, 2, 3, 4]:
+        extra.pop("out_indices", None)
+    if extra.get("output_stride") in (16, 32):
+        extra.pop("output_stride")
+    return extra or None

@@ -1,0 +1,74 @@
+"""Exact padding: a trunk gives an image the same features alone and in any padded batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class ExactPlan(NamedTuple):
+    """Where a trunk looks at neighbouring pixels, as exponents of the stride: level `l` is 1 / 2**l of the image.
+
+    Attributes:
+        calls: Level of the input of each spatial convolution or pooling, in the order in which they run.
+        outputs: Level of each feature map of the pyramid.
+    """
+
+    calls: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class ClearPadding(TorchFunctionMode):
+    """While active, spatial convolutions see zeros, and max poolings nothing, where the image has ended.
+
+    Behind the first convolution the padded area is no longer zero, and the next kernel that straddles the
+    border would carry it into the image. A kernel of one pixel never does.
+
+    The levels come from a plan and not from the sizes at hand, so that a compiled or exported graph holds for
+    every size. Modes are local to a thread, so one model may run in several.
+
+    Args:
+        mask: Real pixels are True, `(B, H, W)`.
+        plan: The trunk's plan; None while it is being made, when sizes are plain numbers.
+
+    Source:
+        A departure from the original, whose predictions depend on the padding (its README warns of it).
+    """
+
+    def __init__(self, mask: Tensor, plan: ExactPlan | None):
+        super().__init__()
+        self.masks = [mask[:, None]]  # (B, 1, h, w) at each level, sizes rounded up
+        for _ in range(5):
+            self.masks.append(self.masks[-1][:, :, ::2, ::2])
+        self.plan = plan
+        self.calls: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Clear the padded area of the input of spatial functions."""
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            if max(weight.shape[-2:]) > 1:
+                args = (self._clear(args[0], 0.0), *args[1:])
+        elif func in (nn.functional.max_pool2d, torch.max_pool2d):
+            args = (self._clear(args[0], float("-inf")), *args[1:])
+        return func(*args, **kwargs)
+
+    def _clear(self, features: Tensor, value: float) -> Tensor:
+        level = self.level_of(features) if self.plan is None else self.plan.calls[len(self.calls)]
+        self.calls.append(level)
+        return features.masked_fill(~self.masks[level], value)
+
+    def level_of(self, features: Tensor) -> int:
+        """The level whose size features `(B, channels, h, w)` have.
+
+        Raises:
+            ValueError: The size is no repeated halving of the batch's size, rounded up.
+        """
+        for level, mask in enumerate(self.masks):
+            if mask.shape[-2:] == features.shape[-2:]:
+                return level
+        raise ValueError(f"features of {tuple(features.shape[-2:])} cells are no halving of the batch's size")

@@ -1,0 +1,195 @@
+"""The trunk: frozen norms, what trains, and exact padding."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
+from transformers_detr import DetrConfig
+from transformers_detr.model.backbone_detr import DetrConvEncoder
+from transformers_detr.model.norms_detr import DetrFrozenBatchNorm2d, freeze_batch_norms
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_frozen_batch_norm_is_batch_norm_in_eval_mode(eps):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6, eps=eps).eval()
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.copy_(torch.rand(6) + 0.5)
+    frozen = DetrFrozenBatchNorm2d.from_batch_norm(norm)
+    features = torch.randn(2, 6, 4, 5)
+    assert torch.allclose(frozen(features), norm(features), atol=1e-6)
+    assert torch.equal(frozen.train()(features), frozen.eval()(features))
+    assert not list(frozen.parameters())
+
+
+def test_fused_activations_survive_freezing():
+    """Trunks such as MobileNet fuse norm and activation in one layer."""
+    torch.manual_seed(0)
+    trunk = timm.create_model("mobilenetv2_100", features_only=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    expected = trunk(images)
+    freeze_batch_norms(trunk)
+    for before, after in zip(expected, trunk(images), strict=True):
+        assert torch.allclose(before, after, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
+
+
+def test_layer_norms_are_left_alone():
+    trunk = timm.create_model("convnext_atto", features_only=True)
+    before = [type(module) for module in trunk.modules()]
+    freeze_batch_norms(trunk)
+    assert [type(module) for module in trunk.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("trunk", "last_frozen", "first_trained"),
+    [
+        ({"backbone": "resnet18"}, "layer1.1.conv2.weight", "layer2.0.conv1.weight"),
+        ({"backbone": "mobilenetv2_100"}, "blocks.1.1.conv_pwl.weight", "blocks.2.0.conv_pw.weight"),
+        ({"backbone": "convnext_atto"}, "stages_0.blocks.1.mlp.fc2.bias", "stages_1.downsample.0.weight"),
+        (
+            {"backbone_config": NATIVE_TRUNK},
+            "encoder.stages.0.layers.0.layer.1.convolution.weight",
+            "encoder.stages.1.layers.0.shortcut.convolution.weight",
+        ),
+    ],
+)
+def test_stem_and_first_stage_are_not_trained(trunk, last_frozen, first_trained):
+    encoder = DetrConvEncoder(DetrConfig(**trunk))
+    flags = [(name, parameter.requires_grad) for name, parameter in encoder.model.named_parameters()]
+    index = [name for name, _ in flags].index(last_frozen)
+    assert not any(trains for _, trains in flags[: index + 1])
+    assert all(trains for _, trains in flags[index + 1 :])
+    assert flags[index + 1][0] == first_trained
+
+
+def test_dilation_halves_the_stride_of_the_last_stage():
+    images = torch.randn(1, 3, 65, 97)
+    shapes = {}
+    for dilation in (False, True):
+        pyramid = DetrConvEncoder(tiny_config(dilation=dilation))(images, None)
+        shapes[dilation] = [tuple(level.features.shape[-2:]) for level in pyramid]
+        assert all(level.mask is None for level in pyramid)
+    assert shapes[False] == [(17, 25), (9, 13), (5, 7), (3, 4)]
+    assert shapes[True] == [(17, 25), (9, 13), (5, 7), (5, 7)]
+
+
+def test_unknown_trunk_is_named():
+    with pytest.raises(ValueError, match="'resnet5O' is not the name of a timm model"):
+        DetrConvEncoder(DetrConfig(backbone="resnet5O"))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "supported"),
+    [
+        ({"backbone": "resnet18"}, True),
+        ({"backbone": "resnet18", "dilation": True}, True),
+        ({"backbone": "mobilenetv2_100"}, True),
+        ({"backbone_config": NATIVE_TRUNK}, True),
+        ({"backbone": "mobilenetv2_100", "backbone_kwargs": {"pad_type": "same"}}, False),  # asymmetric padding
+        ({"backbone": "regnety_002"}, False),  # squeeze-and-excitation sees the whole canvas
+        ({"backbone": "convnext_atto"}, False),  # patches
+    ],
+)
+def test_exact_padding_is_offered_where_it_is_exact(trunk, supported):
+    assert DetrConvEncoder(DetrConfig(**trunk)).supports_exact_padding is supported
+
+
+SIZES = [(50, 97), (96, 61), (33, 34)]
+
+
+@pytest.mark.parametrize("trunk", [{}, {"dilation": True}, {"backbone_config": NATIVE_TRUNK}])
+@torch.no_grad()
+def test_exact_padding_gives_the_features_of_the_image_alone(trunk):
+    torch.manual_seed(0)
+    encoder = DetrConvEncoder(tiny_config(**trunk)).eval()
+    randomise_norms(encoder)
+    pixel_values, pixel_mask = padded_batch(SIZES)
+    together = encoder(pixel_values, pixel_mask.bool(), exact_padding=True)
+    original = encoder(pixel_values, pixel_mask.bool())
+    leaks = 0.0
+    for index, (height, width) in enumerate(SIZES):
+        alone = encoder(pixel_values[index : index + 1, :, :height, :width], None)
+        for level, (features, _) in enumerate(alone):
+            h, w = features.shape[-2:]
+            inside = together[level].features[index, :, :h, :w]
+            assert torch.allclose(inside, features[0], rtol=1e-4, atol=1e-4 * features.abs().max().item())
+            mask = together[level].mask[index]
+            assert mask[:h, :w].all()
+            assert mask.sum() == h * w
+            leaks = max(leaks, (original[level].features[index, :, :h, :w] - features[0]).abs().max().item())
+    assert leaks > 0.01  # in the original mode padding does leak; otherwise this test would prove nothing
+
+
+def test_exact_padding_is_refused_where_it_is_not():
+    encoder = DetrConvEncoder(DetrConfig(backbone="regnety_002"))
+    pixel_values, pixel_mask = padded_batch([(64, 64), (32, 40)])
+    with pytest.raises(ValueError, match="exact_padding=True: this trunk"):
+        encoder(pixel_values, pixel_mask.bool(), exact_padding=True)
+
+
+@torch.no_grad()
+def randomise(module):
+    """Noise in every weight and statistic, at a scale that neither explodes nor vanishes."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in filter(torch.is_floating_point, (*module.parameters(), *module.buffers())):
+        if tensor.dim() > 1:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * tensor[0].numel() ** -0.5)
+        else:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [("resnet18", 20), ("mobilenetv2_100", 51), ("resnetv2_50", 32), ("repvgg_a0", 44), ("convnext_atto", 0)],
+)
+def test_folding_changes_no_feature(name, folded):
+    """Some norms of resnetv2 and repvgg stand where another layer uses the convolution's output too."""
+    encoder = DetrConvEncoder(DetrConfig(backbone=name)).eval()
+    randomise(encoder)
+    names = list(encoder.state_dict())
+    norms = [module for module in encoder.modules() if isinstance(module, DetrFrozenBatchNorm2d)]
+    assert sum(norm.folded for norm in norms) == folded
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        together = encoder(images, None)
+        for norm in norms:
+            norm.folded = False
+        apart = encoder(images, None)
+    for one, other in zip(together, apart, strict=True):
+        assert (one.features - other.features).abs().max() < 1e-5 * other.features.abs().max()
+    assert list(encoder.state_dict()) == names
+
+
+def test_folding_gives_the_gradients_of_the_norm_behind():
+    encoder = DetrConvEncoder(tiny_config())
+    randomise(encoder)
+    images = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for folded in (True, False):
+        for module in encoder.modules():
+            if isinstance(module, DetrFrozenBatchNorm2d):
+                module.folded = folded
+        encoder.zero_grad()
+        encoder(images, None)[-1].features.square().mean().backward()
+        gradients.append({n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None})
+    assert len(gradients[0]) == 15
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-4 * gradient.abs().max().item()), name
+
+
+def test_a_norm_that_is_put_in_place_of_a_folded_one_is_used():
+    encoder = DetrConvEncoder(tiny_config()).eval()
+    randomise(encoder)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = encoder.model.act1(nn.functional.conv2d(images, encoder.model.conv1.weight, None, 2, 3))
+        encoder.model.bn1 = nn.Identity()
+        found = []
+        encoder.model.act1.register_forward_hook(lambda module, inputs, output: found.append(output.clone()))
+        encoder(images, None)
+    assert torch.allclose(found[0], expected, atol=1e-5)

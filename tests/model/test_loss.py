@@ -1,0 +1,285 @@
+"""The set loss against the golden numbers, stock's loss and closed forms."""
+
+import copy
+
+import pytest
+import torch
+from torch import multiprocessing
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
+
+from model.loss_cases import (
+    GOLDEN_CASES,
+    golden_labels,
+    random_labels,
+    random_predictions,
+    stack_layers,
+    targets_for,
+)
+from model.loss_processes import loss_and_gradients, run_process
+from transformers_detr.model.loss_detr import (
+    LossWeights,
+    box_losses,
+    class_error,
+    classification_loss,
+    mask_losses,
+    set_loss,
+)
+from transformers_detr.model.matcher_detr import Matching, MatchingCosts
+
+SETTINGS = {"costs": MatchingCosts(), "weights": LossWeights()}
+GOLDEN_TOLERANCE = {"rtol": 0, "atol": 4e-6}
+# Objects of four images; each of two processes gets two of them.
+UNEVEN_BATCHES = [(3, 5, 1, 2), (4, 2, 0, 0), (0, 0, 0, 0)]
+
+
+def golden_masks(tensors, case):
+    """Target masks, and the mask logits of matched queries as a leaf with its lookup."""
+    logits = tensors["masks/pred_masks_of_matched"].clone().requires_grad_()
+    matched = {tuple(pair): row for row, pair in enumerate(case["matched_image_query"])}
+
+    def lookup(image, query):
+        return logits[[matched[pair] for pair in zip(image.tolist(), query.tolist(), strict=True)]]
+
+    return [tensors["masks/target_masks_A"], tensors["masks/target_masks_B"]], logits, lookup
+
+
+@pytest.mark.parametrize(("variant", "case_name"), GOLDEN_CASES)
+def test_losses_and_gradients_are_the_originals(golden_json, golden_tensors, variant, case_name):
+    golden = golden_json(f"{variant}.loss.json")
+    case, tensors = golden["cases"][case_name], golden_tensors(f"{variant}.loss.safetensors")
+    logits, boxes = stack_layers(golden_tensors(f"{variant}.outputs.safetensors"))
+    logits.requires_grad_()
+    boxes.requires_grad_()
+    labels, size, lookup = golden_labels(case), None, None
+    if case_name == "masks":
+        masks, mask_logits, lookup = golden_masks(tensors, case)
+        labels = [{**label, "masks": mask} for label, mask in zip(labels, masks, strict=True)]
+        size = (352, 326)
+
+    targets = targets_for(logits, labels, mask_size=size)
+    total, loss_dict = set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lookup)
+    total.backward()
+
+    assert loss_dict.keys() == case["losses"].keys()
+    # The golden numbers are the original's float32; it lies so far from float64, and so may we.
+    slack = {"rtol": 0, "atol": GOLDEN_TOLERANCE["atol"] + case["f32_vs_f64_max_abs_diff"]}
+    for name, value in case["losses"].items():
+        torch.testing.assert_close(loss_dict[name], torch.tensor(value), **slack, msg=name)
+    torch.testing.assert_close(total, torch.tensor(case["total"]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(logits.grad, tensors[f"{case_name}/grad_pred_logits"], **GOLDEN_TOLERANCE)
+    torch.testing.assert_close(boxes.grad, tensors[f"{case_name}/grad_pred_boxes"], **GOLDEN_TOLERANCE)
+    if lookup is not None:
+        expected = tensors["masks/grad_pred_masks_of_matched"]
+        torch.testing.assert_close(mask_logits.grad, expected, rtol=1e-5, atol=1e-9)
+
+
+def stock_loss(logits, boxes, labels, pred_masks=None):
+    """Loss dict of stock's criterion, which wants the layers apart."""
+    losses = ["labels", "boxes", "cardinality"] + ([] if pred_masks is None else ["masks"])
+    matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
+    criterion = ImageLoss(matcher, num_classes=logits.shape[-1] - 1, eos_coef=0.1, losses=losses)
+    layers = [{"logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
+    outputs = {**layers[-1], "auxiliary_outputs": layers[:-1]}
+    return criterion(outputs if pred_masks is None else {**outputs, "pred_masks": pred_masks}, labels)
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4), (12, 1), (0, 0)])
+def test_losses_are_those_of_stock(counts):
+    logits, boxes = random_predictions()
+    labels = random_labels(counts)
+    _, ours = set_loss(logits, boxes, targets_for(logits, labels), **SETTINGS)
+    stock = stock_loss(logits, boxes, labels)
+    assert ours.keys() - stock.keys() == {"class_error"}
+    for name, value in stock.items():
+        torch.testing.assert_close(ours[name], value)
+
+
+def test_mask_losses_are_those_of_stock():
+    logits, boxes = random_predictions()
+    labels = random_labels([2, 3])
+    labels[0]["masks"] = torch.rand(2, 24, 30) > 0.7
+    labels[1]["masks"] = torch.rand(3, 32, 17) > 0.3
+    pred_masks = torch.randn(2, 12, 8, 8)
+    asked = []
+
+    def lookup(image, query):
+        asked.append(len(query))
+        return pred_masks[image, query]
+
+    targets = targets_for(logits, labels, mask_size=(32, 30))
+    _, ours = set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lookup)
+    assert asked == [5]
+    stock_labels = [{**label, "masks": label["masks"].float()} for label in copy.deepcopy(labels)]
+    for name, value in stock_loss(logits, boxes, stock_labels, pred_masks).items():
+        torch.testing.assert_close(ours[name], value)
+
+
+def test_total_is_the_weighted_sum_of_the_terms():
+    logits, boxes = random_predictions(layers=2)
+    labels = [{**label, "masks": torch.rand(2, 16, 16) > 0.5} for label in random_labels([2, 2])]
+    weights = LossWeights(ce=2, bbox=3, giou=5, mask=7, dice=11, no_object=0.4)
+    targets = targets_for(logits, labels, mask_size=(16, 16))
+    masks = torch.randn(2, 12, 4, 4)
+    total, terms = set_loss(
+        logits, boxes, targets, costs=MatchingCosts(), weights=weights, mask_logits=lambda i, q: masks[i, q]
+    )
+    factors = {"ce": 2, "bbox": 3, "giou": 5}
+    expected = sum(f * terms[f"loss_{name}{layer}"] for name, f in factors.items() for layer in ("", "_0"))
+    torch.testing.assert_close(total, expected + 7 * terms["loss_mask"] + 11 * terms["loss_dice"])
+
+
+def test_classification_by_hand():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).reshape(1, 1, 2, 3)
+    loss = classification_loss(logits.log_softmax(-1), torch.tensor([0, 2]).reshape(1, 1, 2), no_object=0.1)
+    exp = torch.tensor([2.0, 0.0, 1.0]).exp()
+    torch.testing.assert_close(loss, -(exp[0] / exp.sum()).log()[None] + 0.1 * torch.tensor([3.0]).log())
+
+
+def test_boxes_by_hand():
+    label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.2]])}
+    predicted = torch.tensor([[[[0.1, 0.1, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]]]])
+    targets = targets_for(torch.zeros(1, 1, 2, 3), [label])
+    matching = Matching(*(torch.tensor([[index]]) for index in (0, 1, 0)))
+    distance, giou = box_losses(predicted, targets, matching)
+    torch.testing.assert_close(distance, torch.tensor([0.2]))
+    torch.testing.assert_close(giou, torch.tensor([0.5]))
+
+
+def test_masks_by_hand():
+    logits = torch.full((1, 2, 2), 2.0)
+    masks = torch.zeros(1, 4, 4, dtype=torch.bool)
+    masks[0, 0] = True  # 4 of 16 pixels
+    focal, dice = mask_losses(logits, masks)
+    p = torch.tensor(2.0).sigmoid()
+    on, off = -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()
+    torch.testing.assert_close(focal, (4 * on + 12 * off) / 16)
+    torch.testing.assert_close(dice, 1 - (2 * 4 * p + 1) / (16 * p + 4 + 1))
+
+
+def test_class_error_by_hand():
+    logits = functional.one_hot(torch.tensor([0, 1, 2, 2]), 3).float().reshape(1, 1, 4, 3)
+    targets = targets_for(logits, [{"class_labels": torch.tensor([0, 0, 1]), "boxes": torch.full((3, 4), 0.5)}])
+    matching = Matching(*(torch.tensor([indices]) for indices in ([0, 0, 0], [0, 1, 2], [0, 1, 2])))
+    torch.testing.assert_close(class_error(logits, targets, matching), torch.tensor(200 / 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_predictions_lose_nothing_more(dtype):
+    logits, boxes = (tensor.to(dtype) for tensor in random_predictions())
+    labels = random_labels([3, 5])
+    targets = targets_for(logits, labels)
+    expected, _ = set_loss(logits.float(), boxes.float(), targets, **SETTINGS)
+    logits.requires_grad_()
+    boxes.requires_grad_()
+    loss, loss_dict = set_loss(logits, boxes, targets, **SETTINGS)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)
+    assert all(value.dtype == torch.float32 for value in loss_dict.values())
+    assert logits.grad.dtype == dtype
+    assert torch.isfinite(boxes.grad).all()
+
+
+def test_autocast_changes_nothing():
+    logits, boxes = random_predictions()
+    labels = [{**label, "masks": torch.rand(3, 16, 16) > 0.5} for label in random_labels([3, 3])]
+    targets = targets_for(logits, labels, mask_size=(16, 16))
+    masks = torch.randn(2, 12, 4, 4)
+
+    def run():
+        return set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lambda i, q: masks[i, q])
+
+    plain, plain_terms = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, cast_terms = run()
+    torch.testing.assert_close((cast, cast_terms), (plain, plain_terms), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_predictions_that_are_not_finite_mark_the_loss(bad, caplog):
+    logits, boxes = random_predictions()
+    logits[0, 1, 4, 2] = bad
+    loss, _ = set_loss(logits, boxes, targets_for(logits, random_labels([2, 3])), **SETTINGS)
+    assert not torch.isfinite(loss)
+    assert "image 1 of the batch are not finite" in caplog.text
+
+
+def test_without_objects_every_prediction_has_a_gradient():
+    logits, boxes = (tensor.requires_grad_() for tensor in random_predictions())
+    masks = torch.randn(2, 12, 4, 4, requires_grad=True)
+    labels = [{**label, "masks": torch.zeros(0, 16, 16)} for label in random_labels([0, 0])]
+    targets = targets_for(logits, labels, mask_size=(16, 16))
+    loss, terms = set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lambda i, q: masks[i, q])
+    loss.backward()
+    assert terms["class_error"] == 100
+    assert logits.grad.abs().sum() > 0
+    assert boxes.grad.abs().sum() == 0
+    assert masks.grad.abs().sum() == 0
+
+
+def test_without_objects_no_object_may_weigh_nothing():
+    logits, boxes = random_predictions()
+    targets = targets_for(logits, random_labels([0, 0]))
+    loss, _ = set_loss(logits, boxes, targets, costs=MatchingCosts(), weights=LossWeights(no_object=0))
+    assert loss == 0
+
+
+def test_one_layer_has_no_suffixes():
+    logits, boxes = random_predictions(layers=1)
+    _, terms = set_loss(logits, boxes, targets_for(logits, random_labels([2, 3])), **SETTINGS)
+    assert set(terms) == {"loss_ce", "loss_bbox", "loss_giou", "cardinality_error", "class_error"}
+
+
+def test_masks_must_be_there():
+    logits, boxes = random_predictions()
+    targets = targets_for(logits, random_labels([2, 3]))
+    with pytest.raises(ValueError, match="targets must have masks"):
+        set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lambda i, q: torch.zeros(len(i), 4, 4))
+
+
+@pytest.fixture(scope="module")
+def shares_of_two_processes(tmp_path_factory):
+    """What each of two processes computes of each batch in `UNEVEN_BATCHES`."""
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(run_process, (2, folder, UNEVEN_BATCHES), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("batch", range(len(UNEVEN_BATCHES)), ids=lambda batch: str(UNEVEN_BATCHES[batch]))
+def test_two_processes_are_one_with_the_doubled_batch(shares_of_two_processes, batch):
+    parts = [shares[batch] for shares in shares_of_two_processes]
+    whole = loss_and_gradients(UNEVEN_BATCHES[batch], 0, 4)
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close((parts[0]["loss"] + parts[1]["loss"]) / 2, whole["loss"], **close)
+    for name in ("logits", "boxes"):
+        # Averaged over the processes, as DistributedDataParallel does.
+        torch.testing.assert_close(torch.cat([part[name] / 2 for part in parts], dim=1), whole[name], **close)
+    for name in whole["loss_dict"].keys() - {"class_error"}:  # a mean over its own matches
+        mean = sum(part["loss_dict"][name] for part in parts) / 2
+        torch.testing.assert_close(mean, whole["loss_dict"][name], **close)
+
+
+class CountWaits(TorchDispatchMode):
+    """Count operations that make the host wait for the values of a tensor, wherever that lies."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += any(name in function.__name__ for name in self.WAITING)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_once_for_all_layers(monkeypatch):
+    logits, boxes = (tensor.requires_grad_() for tensor in random_predictions(layers=6))
+    targets = targets_for(logits, random_labels([5, 7]))
+    transfers, to_host = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor.shape) or to_host(tensor))
+    with CountWaits() as waits:
+        set_loss(logits, boxes, targets, **SETTINGS)[0].backward()
+    assert transfers == [(12, 6, 12)]  # the costs, (T, L, Q)
+    assert waits.count == 0

@@ -1,0 +1,170 @@
+"""Loading: what is wrong is named, with the file and with what to do."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tiny_detector import save, tiny_detector
+from transformers_detr import DetrConfig, DetrForObjectDetection
+from transformers_detr.loading import LoadingError, check_weight_file, load_pretrained
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save(tiny_detector(), tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def refused(name, match, **options):
+    with pytest.raises(LoadingError, match=match):
+        load_pretrained(DetrForObjectDetection, name, **options)
+
+
+def same_weights(model, other):
+    expected = other.state_dict()
+    assert all(torch.equal(weights, expected[name]) for name, weights in model.state_dict().items())
+
+
+def test_folder_loads_with_its_processor(folder):
+    model, processor = load_pretrained(DetrForObjectDetection, folder)
+    assert not model.training
+    assert processor.size["shortest_edge"] == 64
+    same_weights(model, tiny_detector().model)
+
+
+def test_torch_file_and_shards_load(folder):
+    model, _ = load_pretrained(DetrForObjectDetection, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    same_weights(load_pretrained(DetrForObjectDetection, folder)[0], model)
+    (folder / "pytorch_model.bin").unlink()
+    model.save_pretrained(folder, max_shard_size="10MB")
+    same_weights(load_pretrained(DetrForObjectDetection, folder)[0], model)
+    shard = sorted(folder.glob("model-0*.safetensors"))[1]
+    shard.rename(folder / "elsewhere")
+    refused(folder, f"{shard.name}, which model.safetensors.index.json lists, is missing")
+
+
+def test_lfs_pointer_is_named(folder, shared_path):
+    pointer = shared_path("data", "hub_configs", "detrstreamlit_model.safetensors")
+    shutil.copy(pointer, folder / "model.safetensors")
+    refused(folder, r"model\.safetensors: this is a Git LFS pointer.*git lfs pull")
+
+
+@pytest.mark.parametrize(
+    ("length", "reason"), [(0, "is empty"), (5, "cut short"), (2000, "cut short"), (-1, "cut short")]
+)
+def test_truncated_safetensors_is_named(folder, length, reason):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    refused(folder, rf"model\.safetensors: the file (is|was)? ?.*{reason}")
+
+
+def test_truncated_torch_file_is_named(folder):
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1000)}, path)
+    check_weight_file(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    refused(folder, r"pytorch_model\.bin: the file is cut short")
+
+
+def test_page_saved_as_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text("<html>not found</html>")
+    refused(folder, str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    refused(folder, f"{name} is missing")
+
+
+def test_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no weights here")
+
+
+def test_missing_weights_are_named(folder):
+    model, _ = load_pretrained(DetrForObjectDetection, folder)
+    weights = {name: value for name, value in model.state_dict().items() if "bbox_predictor" not in name}
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    refused(folder, r"lacks weights of DetrForObjectDetection: bbox_predictor.*and 3 more")
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "num_queries": 7}))
+    refused(folder, f"{folder}: ")
+
+
+def test_other_model_type_is_named(folder):
+    (folder / "config.json").write_text('{"model_type": "yolos"}')
+    refused(folder, "a model of type 'yolos', not a DETR")
+
+
+@pytest.mark.parametrize("content", ["{", '{"model_type": "detr", "num_queries": 0}'])
+def test_damaged_config_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    refused(folder, f"{folder}: ")
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing/folder", "a/b/c", "~/missing-folder"])
+def test_missing_folder(name):
+    refused(name, "there is no such folder")
+
+
+def test_original_file_is_sent_to_the_converter(tmp_path):
+    path = tmp_path / "detr-r50-e632da11.pth"
+    path.touch()
+    refused(path, r"this is a file; .*conversion/convert_original\.py")
+
+
+def test_unreachable_hub_says_what_to_do(tmp_path):
+    refused(
+        "facebook/detr-resnet-50",
+        r"^facebook/detr-resnet-50: the Hugging Face Hub cannot be reached.*hf download.*convert_original.*OFFLINE=1",
+        local_files_only=True,
+        cache_dir=tmp_path,
+    )
+    refused("no such name", "no such folder, and this cannot be a name on the Hub")
+
+
+class Answer:
+    """What the Hub's errors want to know of an answer."""
+
+    headers: dict[str, str] = {}  # noqa: RUF012
+    status_code = 404
+    request = None
+
+
+@pytest.mark.parametrize(
+    ("cause", "match"),
+    [
+        (RepositoryNotFoundError("404", response=Answer()), "no such model on the Hub"),
+        (RevisionNotFoundError("404", response=Answer()), "the Hub has no revision 'v9' of it"),
+        (GatedRepoError("403", response=Answer()), "ask for it at https://huggingface.co/someone/detr"),
+        (LocalEntryNotFoundError("offline"), "cannot be reached"),
+        (ConnectionError("no route"), "cannot be reached"),
+    ],
+)
+def test_answers_of_the_hub(monkeypatch, cause, match):
+    def fail(*args, **kwargs):
+        raise OSError("wrapped by transformers") from cause
+
+    monkeypatch.setattr(DetrConfig, "get_config_dict", fail)
+    refused("someone/detr", f"^someone/detr: .*{match}", revision="v9")
