@@ -1,0 +1,394 @@
+"""Draw boxes or segments with their captions on a picture."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+# Okabe and Ito's palette, told apart under every common colour blindness, without its black.
+_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
+# Past the palette the same hues come back, mixed with white, then with black.
+_SHADES = (("#FFFFFF", 0.0), ("#FFFFFF", 0.5), ("#000000", 0.3))
+
+_FONT_FOLDERS = (
+    "~/.fonts",
+    "~/.local/share/fonts",
+    "/usr/share/fonts",
+    "/usr/local/share/fonts",
+    "~/Library/Fonts",
+    "/Library/Fonts",
+    "/System/Library/Fonts",
+    "C:/Windows/Fonts",
+)
+_DECORATED = ("bold", "italic", "oblique", "serif", "mono", "math", "condensed", "light", "display")
+_SMALLEST_FONT = 8
+_LONGEST_CAPTION = 100
+_TINT = 0.5
+_PLACE_CELLS = 100
+_UNASSIGNED = "\U0010fffe"  # no font has a glyph for it, so it shows what a font draws instead
+
+Rgb = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+Corners = Sequence[tuple[int, int]]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def class_colour(label: int) -> Rgb:
+    """Return the colour of a class: always the same one, and easy to tell from its neighbours'.
+
+    Args:
+        label: Class id.
+
+    Returns:
+        Red, green and blue, 0 to 255.
+    """
+    shade, hue = divmod(label, len(_PALETTE))
+    other, amount = _SHADES[shade % len(_SHADES)]
+    pairs = zip(ImageColor.getrgb(_PALETTE[hue])[:3], ImageColor.getrgb(other)[:3], strict=True)
+    red, green, blue = (round(own * (1 - amount) + mixed * amount) for own, mixed in pairs)
+    return red, green, blue
+
+
+def draw_boxes(
+    image: Image.Image, boxes_xyxy_px: ArrayLike, captions: Sequence[str], labels: Sequence[int]
+) -> Image.Image:
+    """Draw captioned boxes on a copy of a picture.
+
+    Line width and letters grow with the picture. A caption sits above its box where there is room that no
+    other caption has taken, and always lies inside the frame; one that is wider than the picture is cut.
+
+    Args:
+        image: The picture, of any mode.
+        boxes_xyxy_px: `(N, 4)`, left, top, right, bottom in pixels; parts outside the picture are cut off,
+            boxes that lie outside altogether or are not finite are left out.
+        captions: N texts, of any script that a font of this machine knows. The first ones lie on top.
+        labels: N class ids, which choose the colours.
+
+    Returns:
+        An RGB picture of the same size.
+
+    Raises:
+        ValueError: The three do not have the same length, or boxes do not have four columns.
+    """
+    boxes = np.asarray(boxes_xyxy_px, dtype=np.float64)
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes_xyxy_px must have the shape (N, 4), got {boxes.shape}")
+    if not len(boxes) == len(captions) == len(labels):
+        raise ValueError(
+            "boxes_xyxy_px, captions and labels must have the same length,"
+            f" got {len(boxes)}, {len(captions)} and {len(labels)}"
+        )
+    canvas = image.convert("RGB") if image.mode != "RGB" else image.copy()
+    line_width = _line_width(canvas)
+
+    visible = [
+        (rectangle, caption, class_colour(int(label)))
+        for box, caption, label in zip(boxes, captions, labels, strict=True)
+        if (rectangle := _inside(box, canvas.size)) is not None
+    ]
+    draw = ImageDraw.Draw(canvas)
+    for rectangle, _, colour in reversed(visible):
+        _draw_frame(draw, rectangle, colour, line_width)
+    _draw_chips(canvas, [(caption, colour, partial(_around_box, rectangle)) for rectangle, caption, colour in visible])
+    return canvas
+
+
+def draw_segments(
+    image: Image.Image, segmentation: ArrayLike, ids: Sequence[int], captions: Sequence[str], labels: Sequence[int]
+) -> Image.Image:
+    """Lay segments over a copy of a picture: tinted areas, outlines, and captions where a segment is widest.
+
+    Larger segments get their caption first; one that finds no free place is left out.
+
+    Args:
+        image: The picture, of any mode.
+        segmentation: `(H, W)`, the segment id of each pixel.
+        ids: N segment ids; pixels with others stay as they are.
+        captions: N texts.
+        labels: N class ids, which choose the colours.
+
+    Returns:
+        An RGB picture of the same size.
+
+    Raises:
+        ValueError: The three do not have the same length, or the map does not have the size of the picture.
+    """
+    segments = np.asarray(segmentation)
+    if segments.shape != (image.height, image.width):
+        raise ValueError(f"segmentation must have the shape {(image.height, image.width)}, got {segments.shape}")
+    if not len(ids) == len(captions) == len(labels):
+        raise ValueError(
+            f"ids, captions and labels must have the same length, got {len(ids)}, {len(captions)} and {len(labels)}"
+        )
+    canvas = image.convert("RGB")
+    line_width = _line_width(canvas)
+    outline = _near_edge(segments, line_width)
+    pixels = np.array(canvas)
+    drawn = []
+    for number, caption, label in zip(ids, captions, labels, strict=True):
+        mask, colour = segments == number, class_colour(int(label))
+        pixels[mask] = (1 - _TINT) * pixels[mask] + _TINT * np.array(colour)
+        pixels[mask & outline] = colour
+        if mask.any():
+            drawn.append((np.count_nonzero(mask), caption, colour, partial(_on_point, _widest_place(mask))))
+    pixels[_near_edge(segments, max(1, line_width // 4)) & np.isin(segments, ids)] = 0  # segments of one class differ
+    canvas = Image.fromarray(pixels)
+    drawn.sort(key=lambda entry: -entry[0])
+    _draw_chips(canvas, [entry[1:] for entry in drawn], may_overlap=False)
+    return canvas
+
+
+def upright_picture(given: Image.Image | None, kept: Image.Image | None, image_size: tuple[int, int]) -> Image.Image:
+    """Choose the picture that results are drawn on.
+
+    Args:
+        given: The one that the caller gives, which comes first.
+        kept: The one that the results carry.
+        image_size: (height, width) that the results refer to.
+
+    Raises:
+        ValueError: There is neither, or its size is another.
+    """
+    picture = kept if given is None else given
+    if picture is None:
+        raise ValueError("draw needs the image: give it, or keep it with keep_images=True")
+    if (picture.height, picture.width) != image_size:
+        raise ValueError(
+            f"image must have the size (height, width) {image_size} that the results refer to,"
+            f" got {(picture.height, picture.width)}; is it upright (PIL.ImageOps.exif_transpose)?"
+        )
+    return picture
+
+
+def _near_edge(segments: np.ndarray, width: int) -> np.ndarray:
+    """`(H, W)`: True within `width` pixels, along rows and columns, of another segment."""
+    near = np.zeros(segments.shape, dtype=bool)
+    for values, marks in ((segments, near), (segments.T, near.T)):
+        for distance in range(1, width + 1):
+            differs = values[distance:] != values[:-distance]
+            marks[distance:] |= differs
+            marks[:-distance] |= differs
+    return near
+
+
+def _widest_place(mask: np.ndarray) -> tuple[int, int]:
+    """Return x and y of the pixel of a mask that is farthest from its edge, about."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    step = 1 + max(rows[-1] - rows[0], columns[-1] - columns[0]) // _PLACE_CELLS
+    top, left = int(rows[0]), int(columns[0])
+    inside = np.pad(mask[top : rows[-1] + 1 : step, left : columns[-1] + 1 : step], 1)
+    if not inside.any():  # between the cells
+        y, x = np.argwhere(mask)[0]
+        return int(x), int(y)
+    while inside.any():
+        last = inside
+        inside = inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        inside = np.pad(inside, 1)
+    cells = np.argwhere(last) - 1
+    row, column = cells[len(cells) // 2]
+    return left + int(column) * step, top + int(row) * step
+
+
+def _draw_chips(
+    canvas: Image.Image,
+    captions: Sequence[tuple[str, Rgb, Callable[[tuple[int, int]], Corners]]],
+    may_overlap: bool = True,
+) -> None:
+    """Write captions, the first ones on top.
+
+    Args:
+        canvas: Is drawn on.
+        captions: Text, colour, and what turns the chip's width and height into the corners where it may go.
+        may_overlap: Whether to write those that find no free place.
+    """
+    font_size = max(_SMALLEST_FONT, round(math.sqrt(canvas.width * canvas.height) / 40))
+    chips: list[tuple[Rectangle, str, Font, Rgb]] = []
+    for caption, colour, corners in captions:
+        text, font = _fitting_text(caption, font_size, canvas.width)
+        chip_size = _chip_size(text, font)
+        if text and chip_size[1] <= canvas.height:
+            taken = [chip for chip, *_ in chips]
+            chip = _place_chip(chip_size, corners(chip_size), canvas.size, taken)
+            if may_overlap or not any(_overlap(chip, other) for other in taken):
+                chips.append((chip, text, font, colour))
+    draw = ImageDraw.Draw(canvas)
+    for chip, text, font, colour in reversed(chips):
+        _draw_chip(draw, chip, text, font, colour)
+
+
+def _inside(box: np.ndarray, size: tuple[int, int]) -> Rectangle | None:
+    """Return the box's part inside a picture of `size` (width, height), in whole pixels, or None."""
+    width, height = size
+    if not np.isfinite(box).all():
+        return None
+    left, top, right, bottom = box
+    if right < 0 or bottom < 0 or left > width or top > height or right < left or bottom < top:
+        return None
+    left, right = (min(max(round(x), 0), width - 1) for x in (left, right))
+    top, bottom = (min(max(round(y), 0), height - 1) for y in (top, bottom))
+    return left, top, right, bottom
+
+
+def _line_width(canvas: Image.Image) -> int:
+    return max(1, round(math.sqrt(canvas.width * canvas.height) / 300))
+
+
+def _draw_frame(draw: ImageDraw.ImageDraw, rectangle: Rectangle, colour: Rgb, line_width: int) -> None:
+    """Draw the outline, with a thin dark rim that shows on a ground of the same colour."""
+    left, top, right, bottom = rectangle
+    if line_width > 1:
+        rim = max(1, line_width // 4)
+        outer = (left - rim, top - rim, right + rim, bottom + rim)
+        draw.rectangle(outer, outline=(0, 0, 0), width=line_width + 2 * rim)
+    draw.rectangle(rectangle, outline=colour, width=line_width)
+
+
+def _draw_chip(draw: ImageDraw.ImageDraw, chip: Rectangle, text: str, font: Font, colour: Rgb) -> None:
+    """Fill the chip with the colour of the class and write on it in black or white."""
+    red, green, blue = colour
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 128
+    left, top, right, bottom = chip
+    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+    text_left, text_top, _, _ = _extent(text, font)
+    margin = _margin(font)
+    origin = (left + margin - text_left, top + margin - text_top)
+    draw.text(origin, text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+
+
+def _chip_size(text: str, font: Font) -> tuple[int, int]:
+    """Return the width and height of a text with a margin around it."""
+    left, top, right, bottom = _extent(text, font)
+    margin = _margin(font)
+    return math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
+
+
+def _extent(text: str, font: Font) -> tuple[float, float, float, float]:
+    """Return what a text covers, at least as high as letters that rise and fall, so that chips look alike."""
+    left, _, right, _ = font.getbbox(text)
+    _, top, _, bottom = font.getbbox("Ay" + text)
+    return left, top, right, bottom
+
+
+def _margin(font: Font) -> int:
+    return max(1, round(getattr(font, "size", _SMALLEST_FONT) / 6))
+
+
+def _around_box(box: Rectangle, chip_size: tuple[int, int]) -> Corners:
+    """Return where a chip's upper left corner may go, first the best place."""
+    left, top, right, bottom = box
+    chip_width, chip_height = chip_size
+    return [
+        (left, top - chip_height),  # above the box
+        (left, top),  # inside its upper left corner
+        (right - chip_width, top - chip_height),
+        (left, bottom),  # below
+        (right - chip_width, top),
+        (left, bottom - chip_height),
+        (right - chip_width, bottom - chip_height),
+    ]
+
+
+def _on_point(point: tuple[int, int], chip_size: tuple[int, int]) -> Corners:
+    """As `_around_box`, for a chip in whose middle a point shall be, or that is just above or below it."""
+    x, y = point[0] - chip_size[0] // 2, point[1] - chip_size[1] // 2
+    return [(x, y), (x, y - chip_size[1]), (x, y + chip_size[1])]
+
+
+def _place_chip(
+    chip_size: tuple[int, int], corners: Corners, size: tuple[int, int], taken: Sequence[Rectangle]
+) -> Rectangle:
+    """Return the chip's rectangle: at the first of the corners that is free, inside the frame."""
+    width, height = size
+    chip_width, chip_height = chip_size
+    first = None
+    for x, y in corners:
+        x = min(max(x, 0), width - chip_width)
+        if not 0 <= y <= height - chip_height:
+            continue
+        chip = (x, y, x + chip_width, y + chip_height)
+        first = first or chip
+        if not any(_overlap(chip, other) for other in taken):
+            return chip
+    if first is None:
+        left, top = corners[0]
+        x, y = min(max(left, 0), width - chip_width), min(max(top, 0), height - chip_height)
+        first = (x, y, x + chip_width, y + chip_height)
+    return first
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _fitting_text(caption: str, font_size: int, width: int) -> tuple[str, Font]:
+    """Return the caption, cut to what fits into `width` pixels (perhaps nothing), and the font for it."""
+    text = " ".join(caption.split())[:_LONGEST_CAPTION]
+    font = _font(_font_file(text), font_size)
+    whole = text
+    while text and _chip_size(text, font)[0] > width:
+        whole = whole[:-1]
+        text = whole and whole + "…"
+    return text, font
+
+
+@functools.lru_cache(maxsize=64)
+def _font(path: Path | None, size: int) -> Font:
+    """Open a font file; None is the font inside Pillow."""
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _font_file(text: str) -> Path | None:
+    """Return the font that knows the most characters of a text: Pillow's own, if it knows them all."""
+    best, fewest = None, _count_unknown(text, None)
+    for path in _installed_fonts() if fewest else ():
+        unknown = _count_unknown(text, path)
+        if unknown < fewest:
+            best, fewest = path, unknown
+        if not fewest:
+            break
+    return best
+
+
+def _count_unknown(text: str, path: Path | None) -> int:
+    """Count the visible characters for which a font has no glyph of its own."""
+    visible = {character for character in text if unicodedata.category(character)[0] not in "MCZ"}
+    try:
+        font = _font(path, 16)
+        blank = bytes(font.getmask(_UNASSIGNED))
+        return sum(bytes(font.getmask(character)) in (blank, b"") for character in visible)
+    except OSError:  # a font file that FreeType cannot read
+        return len(visible)
+
+
+@functools.cache
+def _installed_fonts() -> tuple[Path, ...]:
+    """List the font files of this machine, plain sans-serif faces first."""
+    folders = [Path(folder).expanduser() for folder in _FONT_FOLDERS]
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        folders.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")
+    files = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix.lower() in {".ttf", ".otf", ".ttc"}
+        and not path.name.startswith("LastResort")  # it has a sign for every block of characters, but no letters
+    ]
+    return tuple(sorted(files, key=_plainness))
+
+
+def _plainness(path: Path) -> tuple[bool, bool, int, str]:
+    name = path.stem.lower()
+    return any(word in name for word in _DECORATED), "sans" not in name, len(name), path.as_posix()
