@@ -1,0 +1,1 @@
+"""Labelled images: generated scenes, readers of the usual formats, and the dataset doctor."""

@@ -1,0 +1,212 @@
+"""Reader of COCO JSON: one file a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers_detr.data.files import upright_size
+from transformers_detr.data.findings import DatasetError, Finding, Reporter
+from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset, ObjectRecord
+
+_PROBED_IMAGES = 20
+"""Images of a file that are looked for to find their folder."""
+
+
+def read_coco(
+    name: str, files: Mapping[str, Path], report: Reporter, keep_category_ids: bool = False
+) -> LabelledDataset:
+    """Read COCO JSON files.
+
+    Args:
+        name: Name of the data set.
+        files: Annotation file of each split.
+        report: Called with every fault; the entry is skipped if it returns.
+        keep_category_ids: Use the category ids as class ids, as the published checkpoints do with COCO's,
+            with names "N/A" in the gaps; otherwise classes are numbered from 0 in the order of their ids, and
+            ids of the same name become one class.
+
+    Raises:
+        DatasetError: If a file is not a COCO instances file at all, or declares no category.
+    """
+    contents = {split: _load(path) for split, path in files.items()}
+    names: dict[int, str] = {}
+    for split, content in contents.items():
+        _collect_categories(content["categories"], files[split], names, report)
+    if not names:
+        raise DatasetError(f"{', '.join(map(str, files.values()))}: no categories")
+    if keep_category_ids and min(names) < 0:
+        raise DatasetError(f"{name}: category id {min(names)} cannot be kept as a class id")
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(names[id] for id in sorted(names)))}
+    labels = {id: id if keep_category_ids else ranks[names[id]] for id in names}
+    class_names = [NO_CLASS] * (max(labels.values()) + 1)
+    for id, label in labels.items():
+        class_names[label] = names[id]
+    splits = {split: _images(content, files[split], labels, report) for split, content in contents.items()}
+    return LabelledDataset(name, "coco", tuple(class_names), splits)
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file is an instances file, judged by its first objects; captions and results are not."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: not JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DatasetError(f"{path}: not a COCO instances file: no list {key!r}")
+    return content
+
+
+def _collect_categories(entries: Iterable[Any], path: Path, names: dict[int, str], report: Reporter) -> None:
+    """Add a file's categories to `names`."""
+    seen: set[int] = set()
+    for index, entry in enumerate(entries):
+        problem = _problem(entry, {"id": int, "name": str})
+        if problem:
+            report(Finding("annotation-malformed", problem, path, place=f"category {index + 1}"))
+            continue
+        id, name = entry["id"], entry["name"]
+        if id in seen or names.get(id, name) != name:
+            report(Finding("category-repeated", f"category id {id} is {names[id]!r} and {name!r}", path))
+            continue
+        twin = next((other for other, known in names.items() if known == name and other != id), None)
+        if twin is not None:
+            report(Finding("category-twin", f"category ids {twin} and {id} are both {name!r}", path))
+        seen.add(id)
+        names[id] = name
+
+
+def _images(
+    content: dict[str, list[Any]], path: Path, labels: Mapping[int, int], report: Reporter
+) -> tuple[ImageRecord, ...]:
+    entries: dict[int, dict[str, Any]] = {}
+    for index, entry in enumerate(content["images"]):
+        problem = _problem(entry, {"id": int, "file_name": str})
+        if problem:
+            report(Finding("annotation-malformed", problem, path, place=f"image entry {index + 1}"))
+        elif entry["id"] in entries:
+            message = f"both {entries[entry['id']]['file_name']} and {entry['file_name']} bear this id"
+            report(Finding("image-id-repeated", message, path, entry["id"]))
+        else:
+            entries[entry["id"]] = entry
+    objects: dict[int, list[ObjectRecord]] = {id: [] for id in entries}
+    for index, entry in enumerate(content["annotations"]):
+        item = _object(entry, index, path, labels, objects.keys(), report)
+        if item is not None:
+            objects[entry["image_id"]].append(item)
+    folder = _image_folder(path, [entry["file_name"] for entry in entries.values()], report)
+    records = []
+    for id, entry in entries.items():
+        image_path = folder / entry["file_name"]
+        try:
+            height, width = _size(entry) or upright_size(image_path)
+        except (OSError, ValueError) as error:
+            message = f"no usable 'height' and 'width', and {image_path} does not tell: {error}"
+            report(Finding("annotation-malformed", message, path, id))
+            continue
+        records.append(ImageRecord(id, image_path, height, width, tuple(objects[id]), source=path))
+    return tuple(records)
+
+
+def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The size that an image entry states, if it does."""
+    height, width = entry.get("height"), entry.get("width")
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
+    return None
+
+
+def _object(
+    entry: Any,
+    index: int,
+    path: Path,
+    labels: Mapping[int, int],
+    image_ids: Iterable[int],
+    report: Reporter,
+) -> ObjectRecord | None:
+    """One annotation; None if it was reported and is to be skipped."""
+    problem = _problem(entry, {"id": int, "image_id": int, "category_id": int, "bbox": list})
+    if not problem and not (len(entry["bbox"]) == 4 and all(map(_is_number, entry["bbox"]))):
+        problem = f"'bbox' must be four numbers, got {entry['bbox']}"
+    if not problem and not _is_number(entry.get("area", 0)):
+        problem = f"'area' must be a number, got {entry['area']!r}"
+    if problem:
+        known = entry if isinstance(entry, dict) else {}
+        report(
+            Finding(
+                "annotation-malformed",
+                problem,
+                path,
+                image_id=_int_or_none(known.get("image_id")),
+                annotation_id=_int_or_none(known.get("id")),
+                place=f"annotation entry {index + 1}",
+            )
+        )
+    elif entry["image_id"] not in image_ids:
+        message = f"image id {entry['image_id']} is not in 'images'"
+        report(Finding("image-unlisted", message, path, entry["image_id"], entry["id"]))
+    elif entry["category_id"] not in labels:
+        message = f"category id {entry['category_id']} is not in 'categories' ({_shortened(labels)})"
+        report(Finding("category-unknown", message, path, entry["image_id"], entry["id"]))
+    else:
+        x, y, width, height = map(float, entry["bbox"])
+        return ObjectRecord(
+            id=entry["id"],
+            label=labels[entry["category_id"]],
+            box_xywh_px=(x, y, width, height),
+            area=float(entry.get("area", width * height)),
+            iscrowd=bool(entry.get("iscrowd", 0)),
+            segmentation=entry.get("segmentation"),
+        )
+    return None
+
+
+def _problem(entry: Any, fields: Mapping[str, type]) -> str | None:
+    """What keeps an entry from having the fields with their types."""
+    if not isinstance(entry, dict):
+        return f"must be an object, got {entry!r}"
+    for key, type_ in fields.items():
+        if key not in entry:
+            return f"no {key!r}"
+        if not isinstance(entry[key], type_) or isinstance(entry[key], bool):
+            return f"{key!r} must be of type {type_.__name__}, got {entry[key]!r}"
+    return None
+
+
+def _int_or_none(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shortened(ids: Iterable[int]) -> str:
+    ordered = sorted(ids)
+    return ", ".join(map(str, ordered)) if len(ordered) <= 12 else f"{ordered[0]} … {ordered[-1]}"
+
+
+def _image_folder(path: Path, file_names: list[str], report: Reporter) -> Path:
+    """The folder that holds the images of an annotation file: the likely one with most of the first ones."""
+    tag = path.stem.removeprefix("instances_").removeprefix("annotations_")
+    near, above = path.parent, path.parent.parent
+    folders = [near / "images", near, near / tag, above / tag, above / "images" / tag, above / "images", above]
+    probes = file_names[:_PROBED_IMAGES]
+    found = [sum((folder / name).is_file() for name in probes) for folder in folders]
+    if probes and not any(found):
+        tried = ", ".join(map(str, folders))
+        report(Finding("image-missing", f"{probes[0]} and the next ones are in none of: {tried}", path))
+    return folders[found.index(max(found))]

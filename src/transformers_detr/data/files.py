@@ -1,0 +1,88 @@
+"""Files: which are images, how large they are, which split a name speaks of; and a folder made at once."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from PIL import Image
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".jp2"})
+
+_ORIENTATION_TAG = 0x0112
+_FIRST_SIDEWAYS = 5  # EXIF orientations 5 to 8 swap width and height
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "minival"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def image_files(folder: Path, nested: bool = False) -> list[Path]:
+    """Image files of a folder in the order of their names; `nested` looks into its folders too."""
+    paths = folder.rglob("*") if nested else folder.glob("*")
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def stored_size(encoded: bytes | Path) -> tuple[tuple[int, int], int]:
+    """Height and width of an image as it is stored, and its EXIF orientation, 1 to 8; reads the header only.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is not an image that Pillow knows.
+    """
+    source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
+    with source:
+        try:
+            image = Image.open(source)
+        except Exception as error:  # decoders raise anything on damaged files
+            raise ValueError(f"cannot be read as a picture: {error}") from error
+        orientation = 1
+        with suppress(Exception):  # so does a damaged EXIF block, of a picture that may be whole
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        return (image.height, image.width), orientation if orientation in range(1, 9) else 1
+
+
+def turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """The size of an upright image, given its size as stored and its EXIF orientation."""
+    return size[::-1] if orientation >= _FIRST_SIDEWAYS else size
+
+
+def upright_size(encoded: bytes | Path) -> tuple[int, int]:
+    """Height and width of an image after its EXIF rotation; reads the header only.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is not an image that Pillow knows.
+    """
+    return turned(*stored_size(encoded))
+
+
+def split_name(text: str) -> str | None:
+    """The split that a file or folder name speaks of: "instances_val2017" → "val"; None if it names none."""
+    words = re.split(r"[^a-z]+", text.lower())
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that is complete or not there: fill the one given, which is renamed at the end.
+
+    Raises:
+        FileExistsError: If `folder` exists.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already; name a folder that does not")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
