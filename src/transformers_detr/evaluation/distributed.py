@@ -1,0 +1,41 @@
+"""Evaluation by several processes: who does what, and bringing it together without counting an image twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch.distributed
+
+from transformers_detr.evaluation.predictions import ImagePrediction
+
+Item = TypeVar("Item")
+
+
+def process_number() -> tuple[int, int]:
+    """Number of this process and count of all: (0, 1) unless `torch.distributed` has been initialised."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
+    """The items that fall to this process: every item falls to exactly one."""
+    rank, world = process_number()
+    return items[rank::world]
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    if process_number()[1] > 1:
+        torch.distributed.barrier()
+
+
+def gather_predictions(predictions: Iterable[ImagePrediction]) -> list[ImagePrediction]:
+    """The predictions of all processes, in every process: one per image, by image id."""
+    own = list(predictions)
+    everyone = [own] * process_number()[1]
+    if len(everyone) > 1:
+        torch.distributed.all_gather_object(everyone, own)
+    by_image = {prediction.image_id: prediction for part in everyone for prediction in part}
+    return [by_image[image_id] for image_id in sorted(by_image)]

@@ -1,0 +1,33 @@
+"""A small generated data set, a small detector for it, and what the two give."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluation.scene_model import scene_detector
+from transformers_detr.data.opening import open_dataset
+from transformers_detr.data.scenes import write_scenes
+
+IMAGES = 11
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """Folder of a COCO data set of generated scenes of several sizes, with crowds; image and class ids begin at 0."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", IMAGES, seed=3)
+
+
+@pytest.fixture(scope="session", name="scene_detector")
+def shared_scene_detector():
+    """Model and processor; the predictions depend on padding."""
+    return scene_detector()
+
+
+@pytest.fixture(scope="session")
+def scene_records(scenes):
+    return open_dataset(scenes).split("train")
+
+
+@pytest.fixture(scope="session")
+def scene_truth(scenes):
+    return open_dataset(scenes).to_coco("train")
