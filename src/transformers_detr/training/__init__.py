@@ -1,0 +1,1 @@
+"""Training: arguments, recipes, augmentation, batches and the loop."""

@@ -1,0 +1,73 @@
+"""TrainingArguments: those of transformers, with DETR's defaults, and what DETR has beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import transformers
+
+from transformers_detr.training.augmentation import PRESETS
+from transformers_detr.training.model_changes import PARTS
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """Arguments of a training; every argument of `transformers.TrainingArguments` exists too.
+
+    Defaults are the paper's optimisation (AdamW, lr 1e-4 and a tenth of it for the trunk, weight decay 1e-4,
+    gradients clipped at 0.1) and an evaluation after every epoch whose AP picks the best checkpoint.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 0.1
+    lr_scheduler_type: str = "cosine"
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "eval_AP"
+    greater_is_better: bool | None = True
+    logging_steps: float = 50
+    remove_unused_columns: bool = False
+    ddp_find_unused_parameters: bool | None = False
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+
+    lr_drop: float | None = field(
+        default=None, metadata={"help": "Drop the rate to a tenth after this part of the steps, as in the paper."}
+    )
+    trunk_lr_factor: float = field(default=0.1, metadata={"help": "Learning rate of the trunk, relative to the rest."})
+    train_whole_trunk: bool = field(
+        default=False, metadata={"help": "Also train stem and first stage, for trunks without pretrained weights."}
+    )
+    train_batch_norm: bool = field(
+        default=False, metadata={"help": "Also train batch norms, for trunks without pretrained weights."}
+    )
+    freeze: list[str] = field(default_factory=list, metadata={"help": f"Parts that do not learn: {', '.join(PARTS)}."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train additions of this rank instead of the transformer's weights; 0: do not."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better AP."}
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Average the weights with this decay; 0 keeps them as they are."}
+    )
+    query_groups: int = field(default=1, metadata={"help": "Groups of queries matched independently while training."})
+    token_weight: float = field(default=0.0, metadata={"help": "Weight of the supervision of encoded tokens."})
+    augmentation: str = field(default="paper", metadata={"help": f"One of {', '.join(PRESETS)}."})
+    edges: list[int] = field(
+        default_factory=lambda: list(range(480, 801, 32)),
+        metadata={"help": "Shorter sides of training images; one is drawn for each batch."},
+    )
+    longest_edge: int = field(default=1333, metadata={"help": "Limit of the longer side of training images."})
+
+    def __post_init__(self) -> None:
+        """Check what is DETR's own; then as in transformers."""
+        if self.augmentation not in PRESETS:
+            raise ValueError(f"augmentation must be one of {', '.join(PRESETS)}, got {self.augmentation!r}")
+        if not self.edges or min(self.edges) < 1:
+            raise ValueError(f"edges must be positive lengths, got {self.edges}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        super().__post_init__()

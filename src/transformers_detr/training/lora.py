@@ -1,0 +1,32 @@
+"""LoRA: train small additions to the attention instead of the weights themselves, by peft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+"""Layers of encoder and decoder that get additions."""
+
+HEADS = ["class_labels_classifier", "bbox_predictor"]
+"""Layers that are trained as they are."""
+
+
+def add_lora(model: Any, rank: int) -> Any:
+    """Freeze a detector but for its heads and add matrices of low rank to its transformer.
+
+    Args:
+        model: A `DetrForObjectDetection`.
+        rank: Rank of the additions.
+
+    Returns:
+        peft's wrapper of the model; saving a checkpoint merges the additions into plain weights.
+
+    Raises:
+        ImportError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("LoRA needs peft: pip install 'transformers-detr[lora]'") from error
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, modules_to_save=HEADS)
+    return get_peft_model(model, config)

@@ -1,0 +1,55 @@
+"""A contact sheet of augmented samples with their boxes: what the model will see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+
+from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
+from transformers_detr.training.images import Draw, Sample, TrainingImages
+from transformers_detr.visualize import draw_boxes
+
+CELL = 320
+"""Width and height in pixels of a sample on the sheet."""
+
+MARGIN = 4
+
+
+def contact_sheet(
+    images: TrainingImages, class_names: Sequence[str], edges: Sequence[int], count: int = 24, seed: int = 0
+) -> Image.Image:
+    """Draw some samples side by side.
+
+    Args:
+        images: The training images with their augmentation.
+        class_names: Name of each class id.
+        edges: Shorter sides to draw from.
+        count: Number of samples; images repeat where there are fewer, augmented differently.
+        seed: Names the choice.
+    """
+    rng = np.random.default_rng(seed)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = Image.new("RGB", (columns * CELL, rows * CELL), "white")
+    indices = np.resize(rng.permutation(len(images)), count)
+    for place, index in enumerate(indices):
+        draw = Draw(int(index), int(rng.choice(edges)), int(rng.integers(2**31)))
+        picture = _picture(images[draw], class_names)
+        row, column = divmod(place, columns)
+        sheet.paste(picture, (column * CELL + MARGIN, row * CELL + MARGIN))
+    return sheet
+
+
+def _picture(sample: Sample, class_names: Sequence[str]) -> Image.Image:
+    """A sample as large as its cell allows, with its boxes."""
+    image, target = to_pil_image(sample["pixels"]), sample["labels"]
+    factor = (CELL - 2 * MARGIN) / max(image.size)
+    image = image.resize((round(image.width * factor), round(image.height * factor)))
+    labels = target["class_labels"].tolist()
+    boxes = boxes_to_pixels(cxcywh_to_xyxy(target["boxes"]), torch.tensor([image.height, image.width]))
+    return draw_boxes(image, boxes, [class_names[label] for label in labels], labels)

@@ -1,0 +1,59 @@
+"""A test of the whole pipeline: can the model learn eight images by heart?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import transformers
+
+from transformers_detr.data.records import LabelledDataset
+from transformers_detr.training.arguments import TrainingArguments
+from transformers_detr.training.trainer import Trainer
+
+IMAGES = 8
+
+LEARNT = 0.9
+"""AP at which the images are known by heart, and the test ends."""
+
+LEARNING = 0.3
+"""AP that shows that the pipeline can learn, if slowly."""
+
+
+def overfit(model: Any, processor: Any, dataset: LabelledDataset, arguments: dict[str, Any], steps: int) -> float:
+    """Train on eight images, not augmented, until the model finds their objects again.
+
+    Args:
+        model: The model; trained in place.
+        processor: Its image processor.
+        dataset: Data set with a split "train".
+        arguments: Fields of `TrainingArguments`; what would hide learning is switched off.
+        steps: Most steps; it ends earlier when AP reaches `LEARNT`.
+
+    Returns:
+        The best AP on these images.
+    """
+    images = sorted(dataset.split("train"), key=lambda image: not image.objects)[:IMAGES]
+    few = replace(dataset, splits={"train": tuple(images), "val": tuple(images)})
+    settings = arguments | {
+        "augmentation": "none",
+        "edges": [max(arguments["edges"])],
+        "ema_decay": 0.0,
+        "weight_decay": 0.0,
+        "max_steps": steps,
+        "eval_strategy": "steps",
+        "eval_steps": max(steps // 20, 1),
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "lr_scheduler_type": "cosine",
+        "report_to": "none",
+    }
+    trainer = Trainer(model, TrainingArguments(**settings), few, processor, callbacks=[_EndWhenLearnt()])
+    trainer.train()
+    return max((entry["eval_AP"] for entry in trainer.state.log_history if "eval_AP" in entry), default=0.0)
+
+
+class _EndWhenLearnt(transformers.TrainerCallback):
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """End when the images are known."""
+        control.should_training_stop |= metrics["eval_AP"] >= LEARNT

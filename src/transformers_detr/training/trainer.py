@@ -1,0 +1,317 @@
+"""Trainer: the loop of transformers, with DETR's batches, optimiser, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+import transformers
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from transformers_detr.data.records import LabelledDataset
+from transformers_detr.evaluation.average_precision import score_detections
+from transformers_detr.evaluation.coco_layout import CocoDataset
+from transformers_detr.evaluation.distributed import gather_predictions, own_share
+from transformers_detr.evaluation.inference import detections, plan_batches, predict
+from transformers_detr.evaluation.predictions import ImagePrediction
+from transformers_detr.evaluation.segmentation import segmentations
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+from transformers_detr.training.arguments import TrainingArguments
+from transformers_detr.training.assisted import assist
+from transformers_detr.training.augmentation import augmentations
+from transformers_detr.training.batches import ShapeBatches
+from transformers_detr.training.checkpoints import (
+    load_weights,
+    remove_old,
+    save_plain,
+    save_weights,
+    written_aside,
+)
+from transformers_detr.training.images import Collate, TrainingImages
+from transformers_detr.training.lora import add_lora
+from transformers_detr.training.model_changes import freeze, train_whole_trunk
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(transformers.Trainer):
+    """Trains DETR on a labelled data set, with masks where the model has them.
+
+    Checkpoints hold the plain model as one would use it (averaged, if weights are averaged), and beside it
+    the weights in training; each appears under its name only when it is complete.
+
+    Args:
+        model: The model; made ready to train in place.
+        args: The arguments.
+        dataset: Data set with the splits "train" and "val".
+        processor: Prepares images for evaluation; saved with the model.
+        **kwargs: See `transformers.Trainer`.
+    """
+
+    args: TrainingArguments
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        dataset: LabelledDataset,
+        processor: DetrImageProcessor,
+        **kwargs: Any,
+    ):
+        with_masks = isinstance(model, DetrForSegmentation)
+        model = prepare_model(model, args)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=TrainingImages(
+                dataset.split("train"), augmentations(args.augmentation, args.edges, args.longest_edge), with_masks
+            ),
+            eval_dataset=dataset.split("val"),
+            data_collator=Collate(processor.image_mean, processor.image_std),
+            processing_class=processor,
+            **kwargs,
+        )
+        self.dataset = dataset
+        self.with_masks = with_masks
+        if args.ema_decay and self._weights_are_shared:
+            raise ValueError("ema_decay: weights cannot be averaged where processes share them (FSDP, DeepSpeed)")
+        self.ema = ModelEmaV3(self.model, decay=args.ema_decay, use_warmup=True) if args.ema_decay else None
+        self.batches: ShapeBatches | None = None
+        self.skipped_steps = 0
+        self._staging: Path | None = None
+        self._terms: dict[str, Tensor] = {}
+        self._terms_count = 0
+        self.add_callback(_Steps(self))
+        if args.early_stopping_patience is not None:
+            self.add_callback(transformers.EarlyStoppingCallback(args.early_stopping_patience))
+
+    @property
+    def model_to_use(self) -> Any:
+        """The model whose predictions count: the average, if weights are averaged."""
+        return self.model if self.ema is None else self.ema.module
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of this process; which ones depends on seed and epoch alone."""
+        args = self.args
+        self.batches = ShapeBatches(
+            [record.height / record.width for record in self.train_dataset.records],
+            args.per_device_train_batch_size,
+            args.edges,
+            args.seed if args.data_seed is None else args.data_seed,
+            rank=args.process_index,
+            world=args.world_size,
+        )
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimiser that the arguments name, with the trunk at a learning rate of its own."""
+        if self.optimizer is None:
+            groups = parameter_groups(model or self.model, self.args.learning_rate, self.args.trunk_lr_factor)
+            optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer(groups, **{**settings, "weight_decay": self.args.weight_decay})
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule that the arguments name; with `lr_drop` the paper's: constant, then a tenth."""
+        if self.args.lr_drop is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        drop = self.args.lr_drop * num_training_steps
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, partial(_step_factor, warmup=warmup, drop=drop))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """The loss; its terms are kept for the log."""
+        outputs = model(**inputs)
+        for name, value in outputs.loss_dict.items():
+            if not name[-1].isdigit():  # the last layer's
+                self._terms[name] = self._terms.get(name, 0) + value.detach()
+        self._terms_count += 1
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the terms of the loss, as means since the last log."""
+        if "loss" in logs and self._terms_count:
+            logs |= {name: float(value) / self._terms_count for name, value in self._terms.items()}
+            logs |= {"skipped_steps": self.skipped_steps} if self.skipped_steps else {}
+            self._terms, self._terms_count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """COCO's AP of the validation split, or of another split if its name is given.
+
+        Predictions leave the device batch by batch, so memory does not grow with the split.
+        """
+        split = eval_dataset if isinstance(eval_dataset, str) else "val"
+        truth = cast(CocoDataset, self.dataset.to_coco(split))
+        found = gather_predictions(self._predictions(split))
+        metrics = {
+            f"{metric_key_prefix}_{name}": value for name, value in score_detections(truth, found).summary.items()
+        }
+        if self.with_masks:
+            for name, value in score_detections(truth, found, "segm").summary.items():
+                metrics[f"{metric_key_prefix}_mask_{name}"] = value
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _predictions(self, split: str) -> Iterator[ImagePrediction]:
+        """This process's share of the predictions of a split."""
+        model = self.model_to_use.eval()
+        batches = plan_batches(
+            self.dataset.split(split), self.args.per_device_eval_batch_size, not model.supports_exact_padding
+        )
+        stuff = model.config.label_ids_to_fuse or ()
+        with TemporaryDirectory() as folder:
+            masks = partial(segmentations, folder=Path(folder), stuff=stuff)
+            collect = masks if self.with_masks else detections
+            for predictions in predict(model, self.processing_class, own_share(batches), collect=collect):
+                yield from predictions
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, then give it its name."""
+        final = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        main, state = self.args.should_save, self.state
+        with written_aside(final, main, self.accelerator.wait_for_everyone) as aside, self._without_push():
+            self._staging = aside.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            if state.best_global_step == state.global_step:
+                state.best_model_checkpoint = str(final)  # the loop noted the name it has while it is written
+            if main:
+                if not self._weights_are_shared:
+                    save_weights(self._in_training(), aside)
+                state.save_to_json(str(aside / "trainer_state.json"))
+        if main:
+            remove_old(final.parent, self.args.save_total_limit, state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+
+    @contextmanager
+    def _without_push(self) -> Iterator[None]:
+        """Keep the loop from uploading a checkpoint that does not bear its name yet."""
+        wanted, self.args.push_to_hub = self.args.push_to_hub, False
+        try:
+            yield
+        finally:
+            self.args.push_to_hub = wanted
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the plain model and the processor."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_plain(self.model_to_use, folder, state_dict if self.ema is None else None)
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Go on with the weights in training."""
+        if self._weights_are_shared:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self._in_training(), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Go back to the weights of the best checkpoint."""
+        if self._weights_are_shared:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    @property
+    def _weights_are_shared(self) -> bool:
+        """Whether each process holds a part of the weights only; the loop then stores and loads them itself."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _in_training(self) -> dict[str, nn.Module]:
+        return {"model": self.model} if self.ema is None else {"model": self.model, "average": self.ema.module}
+
+
+class _Steps(transformers.TrainerCallback):
+    """What happens around steps: choice of an epoch's batches, check of gradients, average of weights."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the batches which epoch begins, or goes on."""
+        if self.trainer.batches is not None:
+            self.trainer.batches.set_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop gradients that are not finite, in every process alike, and say so."""
+        trainer = self.trainer
+        if trainer.accelerator.scaler is not None:
+            return  # in float16 such steps are part of the game, and skipped by the loop itself
+        gradients = [value.grad for value in trainer.model.parameters() if value.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
+            trainer.model.zero_grad(set_to_none=True)
+            trainer.skipped_steps += 1
+            logger.warning(
+                "Step %d is skipped: its gradients are not finite (%d skipped so far).",
+                state.global_step + 1,
+                trainer.skipped_steps,
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Average."""
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(self.trainer.model, step=state.global_step)
+
+
+def prepare_model(model: Any, args: TrainingArguments) -> Any:
+    """Make a model ready to train as the arguments say, in place; with LoRA, peft's wrapper of it is returned."""
+    if args.train_whole_trunk:
+        train_whole_trunk(model, args.train_batch_norm)
+    freeze(model, args.freeze)
+    if args.query_groups > 1 or args.token_weight > 0:
+        assist(model, args.query_groups, args.token_weight)
+    return add_lora(model, args.lora_rank) if args.lora_rank else model
+
+
+def parameter_groups(model: nn.Module, learning_rate: float, trunk_factor: float) -> list[dict[str, Any]]:
+    """The parameters that learn, in two groups; the trunk has its own learning rate."""
+    trunk: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (trunk if ".conv_encoder." in name else rest).append(parameter)
+    groups = [{"params": rest, "lr": learning_rate}, {"params": trunk, "lr": learning_rate * trunk_factor}]
+    return [group for group in groups if group["params"]]
+
+
+def _step_factor(step: int, warmup: int, drop: float) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 if step >= drop else 1.0

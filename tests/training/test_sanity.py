@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+from typer import Exit
+
+from transformers_detr.cli import training_run
+from transformers_detr.training.sanity import IMAGES, overfit
+from transformers_detr.training.starting_points import StartingPoint
+
+ARGUMENTS = {"use_cpu": True, "disable_tqdm": True, "edges": [48, 64], "longest_edge": 96, "train_whole_trunk": True}
+
+
+def test_eight_images_are_trained_on_and_scored_and_nothing_is_written(tiny_model, processor, scenes, tmp_path):
+    model, before = tiny_model(), tiny_model().state_dict()
+    score = overfit(model, processor, scenes, {**ARGUMENTS, "output_dir": str(tmp_path)}, steps=2)
+    assert 0 <= score <= 1
+    assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
+    assert not list(tmp_path.iterdir())
+    assert len(scenes.split("train")) > IMAGES
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict"),
+    [(0.95, "The pipeline can learn: AP 0.95"), (0.5, "learns, slowly: AP 0.50"), (0.1, "were not learnt: AP 0.10")],
+)
+def test_the_verdict(tiny_model, processor, scenes, monkeypatch, score, verdict):
+    monkeypatch.setattr(training_run, "overfit", lambda *arguments: score)
+    console = Console(record=True, soft_wrap=True)
+    point = StartingPoint(tiny_model(), processor, "a model", {})
+    if score < 0.3:
+        with pytest.raises(Exit):
+            training_run.try_eight_images(point, {}, scenes, console)
+    else:
+        training_run.try_eight_images(point, {}, scenes, console)
+    assert verdict in console.export_text()

@@ -1,0 +1,58 @@
+"""A short training in one of several processes; as a script, for torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from training.conftest import TINY
+from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
+from transformers_detr.data.opening import open_dataset
+from transformers_detr.training.arguments import TrainingArguments
+from transformers_detr.training.trainer import Trainer
+
+
+def run(scenes: Path, output: Path, batch_size: int) -> Trainer:
+    torch.manual_seed(0)
+    model = DetrForObjectDetection(DetrConfig(**{**TINY, "dropout": 0.0}, num_labels=8))
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        use_cpu=True,
+        ddp_backend="gloo",
+        report_to="none",
+        disable_tqdm=True,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=2,
+        num_train_epochs=2,
+        edges=[64],
+        longest_edge=96,
+        augmentation="none",
+        train_whole_trunk=True,
+        token_weight=1.0,
+        ema_decay=0.9,
+        logging_steps=1,
+    )
+    processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    trainer = Trainer(model, arguments, open_dataset(scenes), processor)
+    trainer.train()
+    return trainer
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    trainer = run(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=2)
+    weights = torch.cat([value.flatten() for value in trainer.model.parameters()])
+    everyone = [torch.empty_like(weights) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, weights.detach())
+    if distributed.get_rank() == 0:
+        result = {
+            "equal": all(torch.equal(everyone[0], other) for other in everyone),
+            "history": trainer.state.log_history,
+            "steps": trainer.state.global_step,
+        }
+        (Path(sys.argv[2]) / "result.json").write_text(json.dumps(result))
+    distributed.destroy_process_group()
