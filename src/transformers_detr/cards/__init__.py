@@ -1,0 +1,1 @@
+"""Model cards: what a repository on the Hub says about its model."""

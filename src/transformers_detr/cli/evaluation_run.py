@@ -1,0 +1,266 @@
+"""What `detr evaluate` is made of: choosing images, loading a model, predicting into a folder, scoring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import transformers
+from transformers.utils.logging import disable_progress_bar
+
+from transformers_detr import __version__
+from transformers_detr.data.findings import Finding, Reporter, raise_finding
+from transformers_detr.data.opening import open_dataset
+from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset
+from transformers_detr.evaluation.coco_layout import CocoDataset
+from transformers_detr.evaluation.distributed import process_number
+from transformers_detr.evaluation.inference import EvaluationImage, detections, plan_batches, predict, predict_to_log
+from transformers_detr.evaluation.panoptic_quality import PanopticQuality
+from transformers_detr.evaluation.prediction_log import PredictionLog, read_settings
+from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions
+from transformers_detr.evaluation.segmentation import read_panoptic_truth, score_panoptic, segmentations
+from transformers_detr.loading import load_pretrained
+from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
+from transformers_detr.model.resizing_detr import SizeDict
+
+PANOPTIC_FOLDER = "panoptic"
+"""Folder beside the predictions file for the pictures of segment ids."""
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """The images to evaluate on, their classes numbered as the predictions are."""
+
+    dataset: LabelledDataset
+    split: str
+
+    @property
+    def images(self) -> tuple[ImageRecord, ...]:
+        """The images, in the data set's order."""
+        return self.dataset.split(self.split)
+
+    @property
+    def ground_truth(self) -> CocoDataset:
+        """Images, objects and classes in COCO's layout."""
+        truth: CocoDataset = self.dataset.to_coco(self.split)  # type: ignore[assignment]
+        return truth
+
+    @property
+    def label_of(self) -> dict[str, int]:
+        """Class name → class id."""
+        return {name: label for label, name in self.dataset.id2label.items() if name != NO_CLASS}
+
+
+def choose_images(
+    data: str,
+    split: str | None,
+    limit: int | None,
+    class_names: Sequence[str] | None = None,
+    keep_category_ids: bool = False,
+    report: Reporter = raise_finding,
+) -> ChosenImages:
+    """Open a data set and choose the images of a split.
+
+    Args:
+        data: Folder, file or Hub name.
+        split: Its part; None takes "val", or the only part of a single file.
+        limit: Only the first so many images.
+        class_names: Number the classes as in this list.
+        keep_category_ids: Number the classes by COCO's category ids, if the data set has any.
+        report: What to do with a fault of the data set.
+
+    Raises:
+        DatasetError: The data set cannot be read, or has other classes than `class_names`.
+    """
+    wanted = split or (None if Path(data).is_file() else "val")
+    dataset = open_dataset(data, wanted, report=report)
+    if keep_category_ids and dataset.format == "coco":
+        dataset = open_dataset(data, wanted, report=report, keep_category_ids=True)
+    if class_names is not None:
+        dataset = dataset.with_classes(class_names)
+    name = wanted or next(iter(dataset.splits))
+    return ChosenImages(replace(dataset, splits={name: dataset.split(name)[:limit]}), name)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model, and how it is to be run.
+
+    Attributes:
+        model: Name on the Hub, or folder.
+        revision: Branch, tag or commit on the Hub.
+        dtype: What to compute in; None takes that of the stored weights.
+        device: None takes an accelerator if there is one.
+        size: Shorter side that images are resized to, the longest edge in proportion; None leaves it to the model.
+        batch_size: Images at once.
+        padding: "exact" or "original".
+    """
+
+    model: str
+    revision: str | None
+    dtype: str | None
+    device: str | None
+    size: int | None
+    batch_size: int
+    padding: str
+
+    def load(self) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+        """Load the detection or segmentation model and its image processor.
+
+        Raises:
+            LoadingError: The model cannot be loaded.
+            ValueError: The device cannot be used.
+        """
+        disable_progress_bar()  # for reading weights, which takes a moment
+        try:
+            config, _ = DetrConfig.get_config_dict(self.model, revision=self.revision)
+        except OSError:
+            config = {}  # the loader says what is wrong
+        segments = config.get("architectures") == ["DetrForSegmentation"]
+        model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
+        options: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
+        model, processor = load_pretrained(model_class, self.model, revision=self.revision, **options)
+        if self.size is not None:
+            processor.size = _scaled(processor.size, self.size)
+        device = self.device or _default_device()
+        try:
+            return model.to(device), processor
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+    def predict(
+        self,
+        model: DetrPreTrainedModel,
+        processor: DetrImageProcessor,
+        chosen: ChosenImages,
+        folder: Path,
+        resume: bool,
+        progress: Callable[[int], None],
+    ) -> tuple[list[ImagePrediction], dict[str, Any]]:
+        """Predict all images into a folder, or those that are left, and read the predictions back.
+
+        Returns:
+            The predictions, and the settings that they were made with.
+
+        Raises:
+            ValueError: The folder holds a run and `resume` is False, or one with other settings.
+        """
+        settings = {
+            "version": __version__,
+            "model": self.model,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "size": dict(processor.size),
+            "batch_size": self.batch_size,
+            "padding": self.padding,
+            "num_queries": model.config.num_queries,
+            "data": chosen.dataset.name,
+            "split": chosen.split,
+            "images": len(chosen.images),
+            "class_names": list(chosen.dataset.class_names),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+        collect = detections
+        if isinstance(model, DetrForSegmentation):
+            stuff = model.config.label_ids_to_fuse or ()
+            collect = partial(segmentations, folder=folder / PANOPTIC_FOLDER, stuff=stuff)
+        log = PredictionLog(folder, settings, resume)
+        predict_batches = partial(predict, model, processor, exact_padding=self.padding == "exact", collect=collect)
+        predict_to_log(log, self.batches(model, chosen), predict_batches, progress)
+        return list(read_predictions(log.path)), settings
+
+    def batches(self, model: DetrPreTrainedModel, chosen: ChosenImages) -> list[list[EvaluationImage]]:
+        """Batches of similar shape; of equal size where the trunk does not allow exact padding."""
+        equal_sizes = self.padding == "exact" and not model.supports_exact_padding
+        return plan_batches(chosen.images, self.batch_size, equal_sizes)
+
+
+def class_names(model: DetrPreTrainedModel) -> list[str]:
+    """Names of the model's classes, by class id."""
+    return [model.config.id2label[label] for label in range(model.config.num_labels)]
+
+
+def read_run(
+    file: Path, data: str, split: str | None, limit: int | None
+) -> tuple[ChosenImages, list[ImagePrediction], dict[str, Any]]:
+    """Read a predictions file and the ground truth of its images, which need not be there themselves.
+
+    COCO results bear COCO's category ids; the predictions of a run bear the class ids of its model, whose names
+    are among its settings.
+
+    Returns:
+        The images, the predictions of those images, and the settings of the run.
+    """
+    settings = read_settings(file)
+    chosen = choose_images(data, split, limit, settings.get("class_names"), not settings, _forgive_missing_images)
+    ids = {image.id for image in chosen.images}
+    found = list(read_predictions(file))
+    found = [prediction for prediction in found if limit is None or prediction.image_id in ids]
+    place = {"predictions": str(file), "data": chosen.dataset.name, "split": chosen.split, "images": len(ids)}
+    return chosen, found, {**settings, **place}
+
+
+def measure_panoptic(
+    chosen: ChosenImages, predictions: Sequence[ImagePrediction], folder: Path, file: Path | None
+) -> PanopticQuality | None:
+    """Panoptic quality, where segments were predicted and the true ones are at hand.
+
+    Args:
+        chosen: The images.
+        predictions: Their predictions.
+        folder: Where the predictions file lies.
+        file: COCO's panoptic JSON; None looks for `panoptic_*.json` beside `instances_*.json`.
+    """
+    if not any(prediction.panoptic for prediction in predictions):
+        return None
+    source = chosen.images[0].source
+    file = file or source.with_name(source.name.replace("instances", "panoptic"))
+    if file == source or not file.exists():
+        return None
+    truth = read_panoptic_truth(file, chosen.label_of)
+    annotations = {image.id: truth.annotations[image.id] for image in chosen.images if image.id in truth.annotations}
+    return score_panoptic(replace(truth, annotations=annotations), predictions, folder / PANOPTIC_FOLDER)
+
+
+def _forgive_missing_images(finding: Finding) -> None:
+    if finding.code != "image-missing":
+        raise_finding(finding)
+
+
+@contextmanager
+def processes() -> Iterator[int]:
+    """Join the processes that torchrun started, if it did; gives the number of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield process_number()[0]
+        return
+    torch.distributed.init_process_group("gloo")  # only predictions on disk are exchanged
+    try:
+        yield process_number()[0]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _scaled(size: SizeDict, shortest_edge: int) -> SizeDict:
+    """A size with another shortest edge, and the longest one in proportion."""
+    if set(size) != {"shortest_edge", "longest_edge"}:
+        raise ValueError(f"a size for images of this model is given by {', '.join(size)}, not by its shortest edge")
+    longest_edge = round(size["longest_edge"] * shortest_edge / size["shortest_edge"])
+    return SizeDict(shortest_edge=shortest_edge, longest_edge=longest_edge)
+
+
+def _default_device() -> str:
+    """The accelerator that belongs to this process, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if accelerator is None else f"{accelerator.type}:{os.environ.get('LOCAL_RANK', '0')}"

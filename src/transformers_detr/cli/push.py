@@ -1,0 +1,77 @@
+"""`detr push`: publish a model's folder on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from transformers_detr.publishing.upload import Plan
+
+COLOURS = {"new": "green", "changed": "yellow", "same": "dim", "removed": "red"}
+MOST_LEFT_OUT = 5
+
+
+def push(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with weights and configurations, as training writes it.")
+    ],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where it goes on the Hub; made if missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of changing the main branch.")
+    ] = False,
+    with_custom_code: Annotated[
+        bool,
+        typer.Option("--with-custom-code", help="Send this package's code along, for trust_remote_code=True."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify, compare and list, but change nothing.")] = False,
+) -> None:
+    """Publish a model on the Hugging Face Hub.
+
+    What travels: weights, both configurations, a model card, exports and the results of detr evaluate in
+    FOLDER/evaluation. First the files are loaded, and must give the numbers in verification.json, with this package and
+    with stock transformers. Everything arrives in one commit; after an interruption, the same command sends the rest.
+    Log in with `hf auth login`.
+    """
+    from transformers.utils import logging
+
+    from transformers_detr.loading import LoadingError
+    from transformers_detr.publishing.staging import PublishingError
+    from transformers_detr.publishing.upload import plan_upload, upload
+
+    logging.disable_progress_bar()  # for reading weights; uploads keep theirs
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        with plan_upload(folder, repository, with_custom_code) as plan:
+            show_plan(plan, console)
+            if dry_run:
+                console.print("Nothing was uploaded (--dry-run).")
+                return
+            commit = upload(plan, private, create_pr)
+    except (PublishingError, LoadingError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]Not published.[/] {escape(str(error))}")
+        raise typer.Exit(1) from error
+    if commit is None:
+        console.print("Nothing to upload: the repository holds all of it.")
+    else:
+        console.print(f"[green]Published:[/] {commit.pr_url or commit.commit_url}")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Show what an upload will do to each file, and what it leaves out."""
+    state = ("private" if plan.is_private else "public") if plan.exists else "new"
+    console.print(f"[bold]{escape(plan.repository)}[/bold] ({state})")
+    for file in plan.files:
+        console.print(f"  [{COLOURS[file.change]}]{file.change:8}[/] {decimal(file.size):>9}  {escape(file.path)}")
+    left_out = plan.staged.left_out
+    if left_out:
+        more = f" and {len(left_out) - MOST_LEFT_OUT} more" if len(left_out) > MOST_LEFT_OUT else ""
+        console.print(f"  left out: {escape(', '.join(left_out[:MOST_LEFT_OUT]))}{more}")
+    for note in plan.staged.notes:
+        console.print(f"  [yellow]note:[/] {escape(note)}")

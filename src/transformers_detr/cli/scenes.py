@@ -1,0 +1,28 @@
+"""`detr scenes`: write generated scenes as a COCO dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from transformers_detr.data.scenes import write_scenes
+
+
+def scenes(
+    images: Annotated[int, typer.Option(min=1, help="Number of pictures.")],
+    output: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
+    seed: Annotated[int, typer.Option(min=0, help="Series: the same seed paints the same pictures.")] = 0,
+) -> None:
+    """Write generated pictures of shapes with exact boxes and masks, as a COCO dataset."""
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("Painting", total=images)
+        try:
+            write_scenes(output, images, seed, lambda done: progress.update(task, completed=done))
+        except FileExistsError as error:
+            raise typer.BadParameter(str(error), param_hint="--output") from error
+    console.print(f"{images} scenes written to {output}: images/ and annotations.json (COCO)")

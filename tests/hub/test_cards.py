@@ -1,0 +1,174 @@
+"""The cards in model_cards/: facts once, metadata that the Hub takes, snippets that run as they stand."""
+
+import io
+import re
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from local_hub.steps import run_snippet, validate_card
+from tiny_detector import tiny_detector
+from tiny_detr import randomise_norms, tiny_config
+from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
+from transformers_detr.cards.published import published_card
+from transformers_detr.cards.rendering import EXAMPLE_PHOTO
+from transformers_detr.checkpoints import CHECKPOINTS, COCO_NAMES, KNOWN_DETECTIONS_39769, NEVER_RELEASED
+from transformers_detr.custom_code import add_custom_code
+
+EVERY_CHECKPOINT = pytest.mark.parametrize("checkpoint", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
+FIELDS = {  # type in the metadata → field of PublishedScores
+    "box_ap": "box_ap",
+    "box_ap50": "box_ap50",
+    "box_ap75": "box_ap75",
+    "box_ap_small": "box_ap_small",
+    "box_ap_medium": "box_ap_medium",
+    "box_ap_large": "box_ap_large",
+    "mask_ap": "mask_ap",
+    "pq": "panoptic_quality",
+}
+
+
+@pytest.fixture(scope="module")
+def cards(repository):
+    return {name: (repository / "model_cards" / f"{name}.md").read_text(encoding="utf-8") for name in CHECKPOINTS}
+
+
+def metadata(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def snippets(card):
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+
+
+@EVERY_CHECKPOINT
+def test_the_committed_card_is_the_rendered_one(cards, checkpoint):
+    assert cards[checkpoint.name] == published_card(checkpoint), "run python model_cards/render.py"
+
+
+@EVERY_CHECKPOINT
+def test_every_number_is_the_published_one(cards, checkpoint):
+    card = cards[checkpoint.name]
+    (index,) = metadata(card)["model-index"]
+    found = {metric["type"]: metric["value"] for result in index["results"] for metric in result["metrics"]}
+    published = {
+        kind: getattr(checkpoint.published, field)
+        for kind, field in FIELDS.items()
+        if getattr(checkpoint.published, field) is not None
+    }
+    assert found == published
+    table = dict(re.findall(r"^\| ([\w ]+?) \| ([\d.]+) \| \[", card, flags=re.MULTILINE))
+    assert {name.lower().replace(" ", "_"): float(value) for name, value in table.items()} == published
+    if checkpoint.speed:
+        assert f"{checkpoint.speed.gflops} billion operations" in card
+        assert f"{checkpoint.speed.images_per_second} pictures per second" in card
+    assert "They were not measured again" in card
+
+
+@EVERY_CHECKPOINT
+def test_every_number_has_its_source(cards, checkpoint):
+    (index,) = metadata(cards[checkpoint.name])["model-index"]
+    for result in index["results"]:
+        assert result["source"]["url"] in ("https://arxiv.org/abs/2005.12872", checkpoint.box_source.url)
+        assert result["source"]["name"]
+
+
+@EVERY_CHECKPOINT
+def test_facts_about_the_architecture_are_those_of_the_model(cards, checkpoint):
+    model_class = DetrForSegmentation if checkpoint.segmentation else DetrForObjectDetection
+    config = DetrConfig(backbone=checkpoint.backbone, dilation=checkpoint.dilation, num_labels=len(checkpoint.id2label))
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in model_class(config).parameters())
+    assert parameters == checkpoint.parameters
+    assert f"{parameters:,} parameters" in cards[checkpoint.name]
+    assert config.num_queries == 100
+    assert metadata(cards[checkpoint.name])["pipeline_tag"] == (
+        "image-segmentation" if checkpoint.segmentation else "object-detection"
+    )
+
+
+def test_classes_that_occur_are_those_of_coco(shared_path):
+    import json
+
+    path = shared_path("data", "coco_panoptic_mini", "annotations", "panoptic_val2017.json")
+    categories = json.loads(path.read_text())["categories"]
+    things = [category["name"] for category in categories if category["isthing"]]
+    stuff = [category["name"] for category in categories if not category["isthing"]]
+    checkpoint = CHECKPOINTS["detr-resnet-50-panoptic"]
+    assert checkpoint.thing_names == things
+    assert checkpoint.stuff_names == stuff
+    assert set(COCO_NAMES.values()) >= NEVER_RELEASED
+
+
+def test_known_detections_stand_where_they_belong(cards):
+    row = KNOWN_DETECTIONS_39769[0]
+    assert f"| {row.name} | {row.score} | 40.16, 70.81, 175.55, 117.98 |" in cards["detr-resnet-50"]
+    assert "40.16" not in cards["detr-resnet-101"]
+
+
+@pytest.mark.current_stock  # client 1 asks the real Hub whatever HF_ENDPOINT says
+@EVERY_CHECKPOINT
+def test_the_hub_takes_the_metadata(hub, cards, checkpoint):
+    hub.call(validate_card, cards[checkpoint.name])
+    with pytest.raises(ValueError, match="license"):
+        hub.call(validate_card, cards[checkpoint.name].replace("apache-2.0", "apache-3.0"))
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Folders of two small models with the class slots of the published ones, by whether they have masks."""
+    folder = tmp_path_factory.mktemp("stand_ins")
+    detection = CHECKPOINTS["detr-resnet-50"]
+    labels = {"id2label": detection.id2label, "label2id": {name: i for i, name in detection.id2label.items()}}
+    detector = tiny_detector(**labels)
+    detector.model.class_labels_classifier.bias.data[:-1] += torch.linspace(0, 30, 91)
+    panoptic = CHECKPOINTS["detr-resnet-50-panoptic"]
+    heads = {"d_model": 128, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
+    torch.manual_seed(0)
+    config = tiny_config(num_labels=250, id2label=panoptic.id2label, label_ids_to_fuse=[], **heads)
+    segmenter = DetrForSegmentation(config).eval()
+    randomise_norms(segmenter)
+    segmenter.detr.class_labels_classifier.bias.data[17] += 9
+    for name, model in (("detector", detector.model), ("segmenter", segmenter)):
+        model.save_pretrained(folder / name)
+        DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160}).save_pretrained(folder / name)
+        add_custom_code(folder / name)
+    return {False: folder / "detector", True: folder / "segmenter"}
+
+
+@pytest.fixture
+def photo(hub):
+    """Whatever is at the photograph's address: the snippets fetch it through the server as their proxy."""
+    encoded = io.BytesIO()
+    noise = torch.randint(0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    Image.fromarray(noise.numpy()).resize((640, 480)).save(encoded, "JPEG")
+    hub.server.pictures[EXAMPLE_PHOTO] = encoded.getvalue()
+
+
+@pytest.mark.usefixtures("photo")
+@EVERY_CHECKPOINT
+def test_snippets_run_as_they_stand(hub, stand_ins, cards, checkpoint):
+    hub.server.add(checkpoint.hub_id, stand_ins[checkpoint.segmentation])
+    codes = snippets(cards[checkpoint.name])
+    assert len(codes) == 2
+    for code in codes:
+        assert f'"{checkpoint.hub_id}"' in code
+        printed = hub.call(run_snippet, code)
+        assert printed.strip(), f"nothing was found by\n{code}"
+    assert f"GET {EXAMPLE_PHOTO[len('http://images.cocodataset.org') :]}" in hub.server.requests
+
+
+@pytest.mark.usefixtures("photo")
+@pytest.mark.parametrize("name", ["detr-resnet-50", "detr-resnet-50-panoptic"])
+def test_snippets_of_a_copy_with_custom_code_run(hub, stand_ins, name):
+    checkpoint = CHECKPOINTS[name]
+    card = published_card(checkpoint, "an-org/copy", custom_code=True)
+    hub.server.add("an-org/copy", stand_ins[checkpoint.segmentation])
+    codes = snippets(card)
+    assert len(codes) == 3
+    assert "facebook/" not in "".join(codes)
+    assert "trust_remote_code=True" in codes[-1]
+    for code in codes:
+        assert hub.call(run_snippet, code).strip()
