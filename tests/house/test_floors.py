@@ -23,7 +23,7 @@ FLOORS = [
     "modeling",
     "modeling_segmentation",
     # What one verb alone would not own
-    "auto checkpoints custom_code loading lookahead visualize",
+    "attention auto checkpoints custom_code loading lookahead visualize",
     "cards detections picture_predictor picture_segments verification",
     # The verbs
     "data evaluation export predictor",
