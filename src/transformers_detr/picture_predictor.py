@@ -34,20 +34,22 @@ _MOST_THREADS = 4
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture on its way to the model: upright, and as the model takes it, `(3, H, W)`."""
+    """A picture on its way to the model.
 
-    image: Image.Image
+    Attributes:
+        pixel_values: As the model takes it, `(3, H, W)`.
+        image_size: (height, width) of the upright picture.
+        image: The upright picture, where it was kept.
+    """
+
     pixel_values: Tensor
+    image_size: tuple[int, int]
+    image: Image.Image | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of what the model sees."""
         return self.pixel_values.shape[1], self.pixel_values.shape[2]
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
-        return self.image.height, self.image.width
 
 
 class PicturePredictor(ABC, Generic[Result]):
@@ -202,8 +204,8 @@ class PicturePredictor(ABC, Generic[Result]):
                 index: item for index, item in enumerate(window) if isinstance(item, Exception)
             }
             due = 0
-            for batch in self._batches(readable, batch_size):
-                found = self._predict([readable[index] for index in batch], threshold, keep_images)
+            for batch in self.batches({index: item.shape for index, item in readable.items()}, batch_size):
+                found = self.predict([readable[index] for index in batch], threshold, keep_images)
                 waiting.update(zip(batch, found, strict=True))
                 while due in waiting:
                     yield waiting.pop(due)
@@ -214,18 +216,33 @@ class PicturePredictor(ABC, Generic[Result]):
         index, source = numbered
         try:
             image = load_image(source, name=None if isinstance(source, str | Path) else f"images[{index}]")
-            inputs = self.image_processor(images=image, do_pad=False, return_tensors="pt")
+            return self.prepare(image, keep_image=True)
         except (ValueError, OSError, TypeError) as error:
             return error
-        return Prepared(image, inputs["pixel_values"][0])
 
-    def _batches(self, readable: dict[int, Prepared], batch_size: int) -> list[list[int]]:
-        shapes = {index: item.shape for index, item in readable.items()}
+    def prepare(self, image: Image.Image, keep_image: bool = False) -> Prepared:
+        """Turn one upright RGB picture into what `predict` takes.
+
+        Raises:
+            ValueError: The processor cannot resize it, as its sides differ too much.
+        """
+        inputs = self.image_processor(images=image, do_pad=False, return_tensors="pt")
+        return Prepared(inputs["pixel_values"][0], (image.height, image.width), image if keep_image else None)
+
+    def batches(self, shapes: dict[int, tuple[int, int]], batch_size: int) -> list[list[int]]:
+        """Group pictures that may go through the model together; see `group_by_shape`."""
         largest_padding = _LARGEST_PADDING if self.model.supports_exact_padding else 0.0
         return group_by_shape(shapes, batch_size, largest_padding)
 
     @torch.inference_mode()
-    def _predict(self, batch: Sequence[Prepared], threshold: float, keep_images: bool) -> list[Result]:
+    def predict(self, batch: Sequence[Prepared], threshold: float, keep_images: bool = False) -> list[Result]:
+        """Run prepared pictures through the model together: one of the groups that `batches` makes.
+
+        Args:
+            batch: The pictures.
+            threshold: What is found must score above it.
+            keep_images: Whether the results carry their picture, where it was kept.
+        """
         self.model.eval()
         shapes = [item.shape for item in batch]
         padded = largest_size(shapes)

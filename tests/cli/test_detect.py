@@ -124,7 +124,7 @@ def test_interrupted_run_resumes_to_the_same_files(finished, model, photos, tmp_
     """Ctrl-C at different places, a torn line behind it."""
     complete, _ = finished
     batches = 0
-    whole = Detector._predict
+    whole = Detector.predict
 
     def interrupted(self, *arguments):
         nonlocal batches
@@ -135,7 +135,7 @@ def test_interrupted_run_resumes_to_the_same_files(finished, model, photos, tmp_
 
     arguments = ("detect", photos, "--model", model, "--output", tmp_path, "--batch-size", 3, "--threshold", 0)
     with monkeypatch.context() as patched:
-        patched.setattr(Detector, "_predict", interrupted)
+        patched.setattr(Detector, "predict", interrupted)
         stopped = run(*arguments)
     assert stopped.exit_code == 130
     done = len(records_of(tmp_path))
@@ -159,8 +159,8 @@ def test_killed_run_resumes_to_the_same_file(finished, model, photos, tmp_path):
     program = (
         "import sys, time\n"
         "from transformers_detr import cli, predictor\n"
-        "whole = predictor.Detector._predict\n"
-        "predictor.Detector._predict = lambda *a: (time.sleep(0.2), whole(*a))[1]\n"  # leave time to kill it midway
+        "whole = predictor.Detector.predict\n"
+        "predictor.Detector.predict = lambda *a: (time.sleep(0.2), whole(*a))[1]\n"  # leave time to kill it midway
         "cli.app(sys.argv[1:])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)

@@ -148,7 +148,7 @@ def test_semantic_pictures_hold_classes(finished, expected):
 def test_interrupted_run_resumes_to_the_same_files(finished, model, photos, tmp_path, monkeypatch, task):
     complete, _ = finished[task]
     batches = 0
-    whole = Segmenter._predict
+    whole = Segmenter.predict
 
     def interrupted(self, *arguments):
         nonlocal batches
@@ -159,7 +159,7 @@ def test_interrupted_run_resumes_to_the_same_files(finished, model, photos, tmp_
 
     arguments = arguments_for(task, model, photos, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(Segmenter, "_predict", interrupted)
+        patched.setattr(Segmenter, "predict", interrupted)
         stopped = run(*arguments)
     assert stopped.exit_code == 130
     assert 0 < len(records_of(tmp_path)) < COUNT

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_detr.model.images_detr import array_planes, load_image
+from transformers_detr.model.images_detr import TooManyPixels, UnknownFormat, array_planes, load_image
 
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -167,6 +167,16 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         load_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # above it, below its double: Pillow warns, we read
     assert load_image(path).size == (7, 5)
+
+
+def test_formats_and_pixels_can_be_limited(monkeypatch):
+    content = png(UPRIGHT)
+    assert load_image(content, formats=("PNG",), most_pixels=35).size == (7, 5)
+    with pytest.raises(UnknownFormat, match="image: cannot be read as a picture: unknown format"):
+        load_image(content, formats=("JPEG",))
+    monkeypatch.setattr(Image.Image, "load", None)  # nothing is decoded
+    with pytest.raises(TooManyPixels, match="image: has 7×5 pixels, more than 34"):
+        load_image(content, most_pixels=34)
 
 
 def test_missing_files_and_other_types_keep_their_own_errors(tmp_path):

@@ -65,7 +65,21 @@ class _PillowQuiet:
 _PILLOW_QUIET = _PillowQuiet()
 
 
-def load_image(source: Any, name: str | None = None, timeout: float = FETCH_TIMEOUT_SECONDS) -> Image.Image:
+class UnknownFormat(ValueError):
+    """Encoded bytes are of no format that is read."""
+
+
+class TooManyPixels(ValueError):
+    """An encoded picture says that it has more pixels than it may; it was not decoded."""
+
+
+def load_image(
+    source: Any,
+    name: str | None = None,
+    timeout: float = FETCH_TIMEOUT_SECONDS,
+    formats: tuple[str, ...] | None = None,
+    most_pixels: int | None = None,
+) -> Image.Image:
     """Read a picture from wherever it is.
 
     Args:
@@ -73,11 +87,14 @@ def load_image(source: Any, name: str | None = None, timeout: float = FETCH_TIME
             mode, or an array or tensor of integers or booleans, `(H, W)`, `(H, W, C)` or `(C, H, W)`.
         name: what errors call the picture; by default its path or URL, else "image".
         timeout: seconds to wait for a web server's answer.
+        formats: Pillow's names of the formats that may be read; all that it knows, if not given.
+        most_pixels: the most pixels that an encoded picture may have; Pillow's own limit, if not given.
 
     Returns:
         A PIL image of mode RGB with at least one pixel; a PIL image that already is one is returned itself.
 
     Raises:
+        UnknownFormat, TooManyPixels: both are a ValueError.
         ValueError: the picture cannot be decoded, has no pixels, or values or a shape that no picture has.
         OSError: there is no such file, it may not be read, or the URL cannot be fetched.
         TypeError: `source` is none of the above.
@@ -93,15 +110,15 @@ def load_image(source: Any, name: str | None = None, timeout: float = FETCH_TIME
             )
         return Image.fromarray(np.stack(planes, axis=-1))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), name or "image")
+        return _decode(io.BytesIO(source), name or "image", formats, most_pixels)
     if isinstance(source, str) and source.startswith(URL_SCHEMES):
         shown = source if len(source) <= 200 else source[:60] + "…"
-        return _decode(io.BytesIO(_fetch(source, shown, timeout)), name or shown)
+        return _decode(io.BytesIO(_fetch(source, shown, timeout)), name or shown, formats, most_pixels)
     if isinstance(source, (str, os.PathLike)):
         with Path(source).open("rb") as file:
-            return _decode(file, str(source) if name is None else f"{name} ({source})")
+            return _decode(file, str(source) if name is None else f"{name} ({source})", formats, most_pixels)
     if hasattr(source, "read"):
-        return _decode(source, name or str(getattr(source, "name", "image")))
+        return _decode(source, name or str(getattr(source, "name", "image")), formats, most_pixels)
     raise TypeError(
         f"{name or 'image'} must be a path, a URL, bytes, a PIL image, an array or a tensor, "
         f"got {type(source).__name__}"
@@ -200,7 +217,7 @@ def _fetch(url: str, shown: str, timeout: float) -> bytes:
         raise ConnectionError(f"{shown}: cannot be fetched: {getattr(error, 'reason', None) or error}") from error
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
+def _decode(file: IO[bytes], name: str, formats: tuple[str, ...] | None, most_pixels: int | None) -> Image.Image:
     """An encoded picture → upright RGB."""
     head = file.read(len(LFS_POINTER))
     file.seek(0)
@@ -209,7 +226,9 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
     if head == LFS_POINTER:
         raise ValueError(f"{name}: is a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`")
     with _errors_named(name):
-        image: Image.Image = Image.open(file)
+        image: Image.Image = Image.open(file, formats=formats)
+        if most_pixels is not None and image.width * image.height > most_pixels:
+            raise TooManyPixels(f"{name}: has {image.width}×{image.height} pixels, more than {most_pixels}")
         image.load()
         with suppress(Exception):  # a damaged EXIF block raises anything; the picture itself is whole
             image = ImageOps.exif_transpose(image)
@@ -263,6 +282,11 @@ def _errors_named(name: str) -> Iterator[None]:
     try:
         with _PILLOW_QUIET:
             yield
+    except TooManyPixels:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnknownFormat(f"{name}: cannot be read as a picture: unknown format") from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything on damaged files, SyntaxError and struct.error included
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"{name}: cannot be read as a picture: {reason or type(error).__name__}") from error
+        raise ValueError(f"{name}: cannot be read as a picture: {str(error) or type(error).__name__}") from error
