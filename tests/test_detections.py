@@ -77,6 +77,33 @@ def test_without_supervision_the_error_names_the_extra(monkeypatch):
         made().to_supervision()
 
 
+def test_pandas_gives_a_row_per_object():
+    table = made().to_pandas()
+    assert list(table.columns) == ["label", "category_id", "score", "xmin", "ymin", "xmax", "ymax"]
+    rows = [{**entry["box"], "label": entry["label"], "score": entry["score"]} for entry in made().to_dict()]
+    found = table.drop(columns="category_id").to_dict("records")
+    assert found == [pytest.approx(row) for row in rows]
+    assert table.groupby("label")["score"].max().to_dict() == pytest.approx({"class 0": 0.99, "class 2": 0.9})
+    assert len(made([], [], []).to_pandas()) == 0
+
+
+def test_without_pandas_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"transformers-detr\[pandas\]"):
+        made().to_pandas()
+
+
+def test_fiftyone_has_relative_boxes():
+    """Left, top, width and height over those of a picture of 40 × 30."""
+    entries = json.loads(json.dumps(made().to_fiftyone()))
+    assert entries[1] == {
+        "label": "class 0",
+        "bounding_box": pytest.approx([10 / 40, 5.5 / 30, 10.25 / 40, 10.25 / 30]),
+        "confidence": pytest.approx(0.99),
+    }
+    assert list(entries[0]) == ["label", "bounding_box", "confidence"]
+
+
 def test_nothing_found():
     nothing = made([], [], [])
     assert len(nothing) == 0

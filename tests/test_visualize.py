@@ -76,6 +76,12 @@ def test_tiny_and_extreme_pictures(size):
     assert inked(drawn).any()
 
 
+def test_captions_do_not_hide_a_tiny_picture():
+    drawn = draw_boxes(ground(40, 27), [[4, 4, 36, 24]], ["refrigerator 0.98"], [3])
+    assert inked(drawn).mean() < 0.15
+    assert inked(draw_boxes(ground(60, 40), [[4, 4, 36, 24]], ["refrigerator 0.98"], [3])).mean() > 0.2
+
+
 @pytest.mark.parametrize(
     "box",
     [
@@ -128,38 +134,6 @@ def test_any_name_can_be_drawn(name):
     assert inked(drawn).any()
 
 
-def test_a_font_that_knows_the_script_is_found():
-    fonts = visualize._installed_fonts()
-    if not any(path.name == "DejaVuSans.ttf" for path in fonts):
-        pytest.skip("DejaVu Sans is not installed")
-    assert visualize._font_file("cat 0.98") is None
-    found = visualize._font_file("человек 0.98")
-    assert found is not None
-    assert visualize._count_unknown("человек", found) == 0
-    assert visualize._count_unknown("человек", None) == 6
-
-
-def test_signs_in_place_of_letters_are_no_font():
-    assert not any("LastResort" in path.name for path in visualize._installed_fonts())
-
-
-def test_machine_without_fonts_still_draws(monkeypatch):
-    visualize._font_file.cache_clear()
-    monkeypatch.setattr(visualize, "_installed_fonts", lambda: ())
-    drawn = draw_boxes(ground(400, 300), [[100, 100, 300, 200]], ["Wörter 0.98"], [1])
-    visualize._font_file.cache_clear()
-    assert inked(drawn).any()
-
-
-def test_unreadable_font_file_is_passed_over(tmp_path, monkeypatch):
-    broken = tmp_path / "broken.ttf"
-    broken.write_bytes(b"not a font")
-    visualize._font_file.cache_clear()
-    monkeypatch.setattr(visualize, "_installed_fonts", lambda: (broken,))
-    assert visualize._font_file("человек") is None
-    visualize._font_file.cache_clear()
-
-
 def two_halves(width, height):
     """Segments 1 and 2 side by side, nothing in the lower half."""
     ids = np.zeros((height, width), dtype=np.int32)
@@ -199,7 +173,7 @@ def test_caption_lies_where_the_segment_is_widest(monkeypatch):
 def test_captions_of_segments_never_overlap_and_large_ones_come_first(monkeypatch):
     chips = []
     draw = visualize._draw_chip
-    monkeypatch.setattr(visualize, "_draw_chip", lambda *args: chips.append(args[1:3]) or draw(*args))
+    monkeypatch.setattr(visualize, "_draw_chip", lambda *args: chips.append((args[1], args[2].text)) or draw(*args))
     ids = np.ones((300, 400), dtype=np.int32)
     for number in range(2, 30):
         ids[148:152, 10 * number : 10 * number + 4] = number

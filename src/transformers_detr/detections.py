@@ -92,6 +92,38 @@ class Detections:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with a row per object, and the columns of the command line's CSV table.
+
+        These are `label` (the name), `category_id`, `score`, `xmin`, `ymin`, `xmax` and `ymax` in pixels.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install 'transformers-detr[pandas]'") from error
+        corners = dict(zip(("xmin", "ymin", "xmax", "ymax"), self.boxes_xyxy_px.T, strict=True))
+        return pandas.DataFrame({"label": self.names, "category_id": self.labels, "score": self.scores, **corners})
+
+    def to_fiftyone(self) -> list[dict[str, Any]]:
+        """Return what FiftyOne's `Detection` takes as keywords, one dictionary per object.
+
+        `fo.Detections(detections=[fo.Detection(**entry) for entry in found.to_fiftyone()])` is the field of a sample.
+
+        Returns:
+            Per object `{"label", "bounding_box": [left, top, width, height], "confidence"}`, relative to the picture.
+        """
+        height, width = self.image_size
+        boxes = self.boxes_xyxy_px.astype(np.float64) / (width, height, width, height)
+        return [
+            {"label": name, "bounding_box": [left, top, right - left, bottom - top], "confidence": score}
+            for name, (left, top, right, bottom), score in zip(
+                self.names, boxes.tolist(), self.scores.tolist(), strict=True
+            )
+        ]
+
     def draw(self, image: Image.Image | None = None) -> Image.Image:
         """Draw the boxes with names and scores on a copy of the picture, the highest score on top.
 

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
+
+from transformers_detr.lettering import Line, line_of
 
 # Okabe and Ito's palette, told apart under every common colour blindness, without its black.
 _PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
 # Past the palette the same hues come back, mixed with white, then with black.
 _SHADES = (("#FFFFFF", 0.0), ("#FFFFFF", 0.5), ("#000000", 0.3))
 
-_FONT_FOLDERS = (
-    "~/.fonts",
-    "~/.local/share/fonts",
-    "/usr/share/fonts",
-    "/usr/local/share/fonts",
-    "~/Library/Fonts",
-    "/Library/Fonts",
-    "/System/Library/Fonts",
-    "C:/Windows/Fonts",
-)
-_DECORATED = ("bold", "italic", "oblique", "serif", "mono", "math", "condensed", "light", "display")
-_SMALLEST_FONT = 8
-_LONGEST_CAPTION = 100
+_SMALLEST_LETTERS = 8
+_LEAST_LINES = 4
 _TINT = 0.5
 _PLACE_CELLS = 100
-_UNASSIGNED = "\U0010fffe"  # no font has a glyph for it, so it shows what a font draws instead
 
 Rgb = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 Corners = Sequence[tuple[int, int]]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def class_colour(label: int) -> Rgb:
@@ -64,7 +49,8 @@ def draw_boxes(
     """Draw captioned boxes on a copy of a picture.
 
     Line width and letters grow with the picture. A caption sits above its box where there is room that no
-    other caption has taken, and always lies inside the frame; one that is wider than the picture is cut.
+    other caption has taken, and always lies inside the frame; one that is wider than the picture is cut. Pictures
+    of less than 32 pixels, whose captions would hide them, get boxes alone.
 
     Args:
         image: The picture, of any mode.
@@ -212,19 +198,22 @@ def _draw_chips(
         captions: Text, colour, and what turns the chip's width and height into the corners where it may go.
         may_overlap: Whether to write those that find no free place.
     """
-    font_size = max(_SMALLEST_FONT, round(math.sqrt(canvas.width * canvas.height) / 40))
-    chips: list[tuple[Rectangle, str, Font, Rgb]] = []
+    letters = max(_SMALLEST_LETTERS, round(math.sqrt(canvas.width * canvas.height) / 40))
+    if letters * _LEAST_LINES > min(canvas.size):
+        return  # they would hide the picture
+    margin = max(1, round(letters / 6))
+    chips: list[tuple[Rectangle, Line, Rgb]] = []
     for caption, colour, corners in captions:
-        text, font = _fitting_text(caption, font_size, canvas.width)
-        chip_size = _chip_size(text, font)
-        if text and chip_size[1] <= canvas.height:
+        line = line_of(caption, letters, canvas.width - 2 * margin)
+        chip_size = _chip_size(line, margin)
+        if line.runs and chip_size[1] <= canvas.height:
             taken = [chip for chip, *_ in chips]
             chip = _place_chip(chip_size, corners(chip_size), canvas.size, taken)
             if may_overlap or not any(_overlap(chip, other) for other in taken):
-                chips.append((chip, text, font, colour))
+                chips.append((chip, line, colour))
     draw = ImageDraw.Draw(canvas)
-    for chip, text, font, colour in reversed(chips):
-        _draw_chip(draw, chip, text, font, colour)
+    for chip, line, colour in reversed(chips):
+        _draw_chip(draw, chip, line, margin, colour)
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> Rectangle | None:
@@ -254,34 +243,18 @@ def _draw_frame(draw: ImageDraw.ImageDraw, rectangle: Rectangle, colour: Rgb, li
     draw.rectangle(rectangle, outline=colour, width=line_width)
 
 
-def _draw_chip(draw: ImageDraw.ImageDraw, chip: Rectangle, text: str, font: Font, colour: Rgb) -> None:
+def _draw_chip(draw: ImageDraw.ImageDraw, chip: Rectangle, line: Line, margin: int, colour: Rgb) -> None:
     """Fill the chip with the colour of the class and write on it in black or white."""
     red, green, blue = colour
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 128
     left, top, right, bottom = chip
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-    text_left, text_top, _, _ = _extent(text, font)
-    margin = _margin(font)
-    origin = (left + margin - text_left, top + margin - text_top)
-    draw.text(origin, text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+    line.write(draw, left + margin, top + margin, (0, 0, 0) if bright else (255, 255, 255))
 
 
-def _chip_size(text: str, font: Font) -> tuple[int, int]:
-    """Return the width and height of a text with a margin around it."""
-    left, top, right, bottom = _extent(text, font)
-    margin = _margin(font)
-    return math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
-
-
-def _extent(text: str, font: Font) -> tuple[float, float, float, float]:
-    """Return what a text covers, at least as high as letters that rise and fall, so that chips look alike."""
-    left, _, right, _ = font.getbbox(text)
-    _, top, _, bottom = font.getbbox("Ay" + text)
-    return left, top, right, bottom
-
-
-def _margin(font: Font) -> int:
-    return max(1, round(getattr(font, "size", _SMALLEST_FONT) / 6))
+def _chip_size(line: Line, margin: int) -> tuple[int, int]:
+    """Return the width and height of a line with a margin around it."""
+    return math.ceil(line.right - line.left) + 2 * margin, math.ceil(line.bottom - line.top) + 2 * margin
 
 
 def _around_box(box: Rectangle, chip_size: tuple[int, int]) -> Corners:
@@ -329,66 +302,3 @@ def _place_chip(
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _fitting_text(caption: str, font_size: int, width: int) -> tuple[str, Font]:
-    """Return the caption, cut to what fits into `width` pixels (perhaps nothing), and the font for it."""
-    text = " ".join(caption.split())[:_LONGEST_CAPTION]
-    font = _font(_font_file(text), font_size)
-    whole = text
-    while text and _chip_size(text, font)[0] > width:
-        whole = whole[:-1]
-        text = whole and whole + "…"
-    return text, font
-
-
-@functools.lru_cache(maxsize=64)
-def _font(path: Path | None, size: int) -> Font:
-    """Open a font file; None is the font inside Pillow."""
-    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
-
-
-@functools.lru_cache(maxsize=4096)
-def _font_file(text: str) -> Path | None:
-    """Return the font that knows the most characters of a text: Pillow's own, if it knows them all."""
-    best, fewest = None, _count_unknown(text, None)
-    for path in _installed_fonts() if fewest else ():
-        unknown = _count_unknown(text, path)
-        if unknown < fewest:
-            best, fewest = path, unknown
-        if not fewest:
-            break
-    return best
-
-
-def _count_unknown(text: str, path: Path | None) -> int:
-    """Count the visible characters for which a font has no glyph of its own."""
-    visible = {character for character in text if unicodedata.category(character)[0] not in "MCZ"}
-    try:
-        font = _font(path, 16)
-        blank = bytes(font.getmask(_UNASSIGNED))
-        return sum(bytes(font.getmask(character)) in (blank, b"") for character in visible)
-    except OSError:  # a font file that FreeType cannot read
-        return len(visible)
-
-
-@functools.cache
-def _installed_fonts() -> tuple[Path, ...]:
-    """List the font files of this machine, plain sans-serif faces first."""
-    folders = [Path(folder).expanduser() for folder in _FONT_FOLDERS]
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin is not None:
-        folders.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")
-    files = [
-        path
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.suffix.lower() in {".ttf", ".otf", ".ttc"}
-        and not path.name.startswith("LastResort")  # it has a sign for every block of characters, but no letters
-    ]
-    return tuple(sorted(files, key=_plainness))
-
-
-def _plainness(path: Path) -> tuple[bool, bool, int, str]:
-    name = path.stem.lower()
-    return any(word in name for word in _DECORATED), "sans" not in name, len(name), path.as_posix()

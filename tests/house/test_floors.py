@@ -23,7 +23,8 @@ FLOORS = [
     "modeling",
     "modeling_segmentation",
     # What one verb alone would not own
-    "attention auto checkpoints custom_code loading lookahead visualize",
+    "attention auto checkpoints custom_code lettering loading lookahead",
+    "visualize",
     "cards detections picture_predictor picture_segments verification",
     # The verbs
     "data evaluation export predictor",
@@ -33,7 +34,7 @@ FLOORS = [
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts.split()}
 
 IMAGE_SIDE = {"annotations", "batching", "image_processing", "images", "postprocessing", "segments", "settings"}
-KNOWS_NOTHING_OF_OURS = {"checkpoints", "lookahead", "visualize"}
+KNOWS_NOTHING_OF_OURS = {"checkpoints", "lettering", "lookahead"}
 
 VAGUE = {"util", "utils", "misc", "helpers", "common", "tools"}
 HEAVY = {"torch", "transformers", "timm", "scipy", "huggingface_hub", "numpy", "PIL"}
