@@ -244,6 +244,8 @@ def test_two_processes_train_one_model_and_score_every_image_once(scenes_folder,
     command += [str(script), str(scenes_folder), str(output)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    if Path("/proc/self/task").is_dir():
+        assert all("pt_gloo_runloop" in json.loads((output / f"threads{rank}.json").read_text()) for rank in range(2))
     result = json.loads((output / "result.json").read_text())
     assert result["equal"]
     assert result["steps"] == 6  # 10 images: 5 or 6 batches of 2 by shape, so 3 steps of both processes an epoch

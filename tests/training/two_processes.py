@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import distributed
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 from transformers_detr.data.opening import open_dataset
+from transformers_detr.evaluation.distributed import leave_processes
 from transformers_detr.training.arguments import TrainingArguments
 from transformers_detr.training.trainer import Trainer
 
@@ -42,9 +44,9 @@ def run(scenes: Path, output: Path, batch_size: int) -> Trainer:
     return trainer
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    trainer = run(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=2)
+def run_and_compare(scenes: Path, output: Path) -> None:
+    """Train, and write down whether all processes end with the same weights."""
+    trainer = run(scenes, output, batch_size=2)
     weights = torch.cat([value.flatten() for value in trainer.model.parameters()])
     everyone = [torch.empty_like(weights) for _ in range(distributed.get_world_size())]
     distributed.all_gather(everyone, weights.detach())
@@ -54,5 +56,20 @@ if __name__ == "__main__":
             "history": trainer.state.log_history,
             "steps": trainer.state.global_step,
         }
-        (Path(sys.argv[2]) / "result.json").write_text(json.dumps(result))
-    distributed.destroy_process_group()
+        (output / "result.json").write_text(json.dumps(result))
+
+
+def group_threads() -> list[str]:
+    """Names of this process's threads that exchange tensors; empty where they cannot be listed."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_and_compare(Path(sys.argv[1]), Path(sys.argv[2]))
+    before = group_threads()
+    leave_processes()
+    if group_threads():
+        sys.exit(f"threads outlive their group: {group_threads()}")
+    (Path(sys.argv[2]) / f"threads{os.environ['RANK']}.json").write_text(json.dumps(before))

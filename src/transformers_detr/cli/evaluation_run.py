@@ -20,7 +20,7 @@ from transformers_detr.data.findings import Finding, Reporter, raise_finding
 from transformers_detr.data.opening import open_dataset
 from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset
 from transformers_detr.evaluation.coco_layout import CocoDataset
-from transformers_detr.evaluation.distributed import process_number
+from transformers_detr.evaluation.distributed import leave_processes, process_number
 from transformers_detr.evaluation.inference import EvaluationImage, detections, plan_batches, predict, predict_to_log
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality
 from transformers_detr.evaluation.prediction_log import PredictionLog, read_settings
@@ -249,7 +249,7 @@ def processes() -> Iterator[int]:
     try:
         yield process_number()[0]
     finally:
-        torch.distributed.destroy_process_group()
+        leave_processes()
 
 
 def _scaled(size: SizeDict, shortest_edge: int) -> SizeDict:

@@ -77,6 +77,7 @@ def train(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with console.status("Loading"):
         from transformers_detr.cli import training_run as run
+        from transformers_detr.evaluation.distributed import leave_processes
     console.quiet = not run.is_first_process()
     given = {
         "num_train_epochs": epochs,
@@ -103,3 +104,5 @@ def train(
     except (OSError, ValueError, ImportError) as error:
         console.print(f"[red]Nothing was trained.[/] {escape(str(error))}")
         raise typer.Exit(1) from error
+    finally:
+        leave_processes()

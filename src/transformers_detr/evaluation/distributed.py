@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -29,6 +30,17 @@ def wait_for_all() -> None:
     """Wait until every process has come here."""
     if process_number()[1] > 1:
         torch.distributed.barrier()
+
+
+def leave_processes() -> None:
+    """Leave the processes that share the work, if there are several; call it last, when no trainer is held any more.
+
+    The threads of a group end with its last holder, and a wrapped model holds it too. One that is still giving
+    back tensors of the last exchange while Python shuts down would abort the process, with all work done.
+    """
+    gc.collect()  # wrapped models are parts of cycles
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def gather_predictions(predictions: Iterable[ImagePrediction]) -> list[ImagePrediction]:
