@@ -30,24 +30,26 @@ def test_maps_are_those_of_the_forward(model, picture, implementation, layer):
     with torch.no_grad():
         outputs = model(picture, output_attentions=True)
     model.set_attn_implementation(implementation)
-    seen = picture_attention(model, picture, [(0.05, 0.99), (1, 0)], layer=layer, encoder_layer=layer)
+    seen = picture_attention(model, picture, layer)
+    encoder = seen.from_points([(0.05, 0.99), (1, 0)], layer)
     h, w = 3, 5
     close = {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(seen.decoder.flatten(1), outputs.cross_attentions[layer][0].mean(0), **close)
     rows = outputs.encoder_attentions[layer][0].mean(0)[[(h - 1) * w, w - 1]]  # lower left, upper right cell
-    torch.testing.assert_close(seen.encoder.flatten(1), rows, **close)
+    torch.testing.assert_close(encoder.flatten(1), rows, **close)
     torch.testing.assert_close(seen.logits, outputs.logits[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(seen.pred_boxes, outputs.pred_boxes[0], **close)
     assert seen.decoder.shape == (10, h, w)
-    assert seen.encoder.shape == (2, h, w)
+    assert encoder.shape == (2, h, w)
 
 
 def test_each_alone(model, picture):
-    both = picture_attention(model, picture, [(0.5, 0.5)])
+    both = picture_attention(model, picture)
+    encoder = both.from_points([(0.5, 0.5)])
     assert torch.equal(decoder_attention(model, picture), both.decoder)
-    assert torch.equal(encoder_attention(model, picture, [(0.5, 0.5)]), both.encoder)
+    assert torch.equal(encoder_attention(model, picture, [(0.5, 0.5)]), encoder)
     torch.testing.assert_close(both.decoder.sum((1, 2)), torch.ones(10))
-    torch.testing.assert_close(both.encoder.sum((1, 2)), torch.ones(1))
+    torch.testing.assert_close(encoder.sum((1, 2)), torch.ones(1))
 
 
 def test_half_precision_gives_float32(picture):

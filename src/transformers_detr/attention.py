@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,20 +18,25 @@ Detr = DetrForObjectDetection | DetrForSegmentation
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PictureAttention:
-    """What each query found in one picture, and where it looked.
+    """What each query found in one picture, and where it looked. Tensors are float32, on the CPU.
 
     Attributes:
         logits: `(Q, C + 1)`, as the model gives them, "no object" last.
         pred_boxes: `(Q, 4)`, (cx, cy, w, h) relative to the picture.
         decoder: `(Q, h, w)`: each query's attention over the cells of the picture, the mean over the heads; a
             query's sum is 1.
-        encoder: `(P, h, w)`: each chosen point's self-attention over the cells, likewise.
     """
 
     logits: Tensor
     pred_boxes: Tensor
     decoder: Tensor
-    encoder: Tensor
+    _transformer: DetrModel = field(repr=False)
+    _encoded: EncodedImages = field(repr=False)
+
+    @torch.inference_mode()
+    def from_points(self, points_xy: Sequence[tuple[float, float]], layer: int = -1) -> Tensor:
+        """Return the encoder's self-attention from chosen points; see `encoder_attention`."""
+        return _from_points(self._transformer, self._encoded, points_xy, layer)
 
 
 def decoder_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> Tensor:
@@ -51,6 +56,7 @@ def decoder_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> Ten
     return picture_attention(model, pixel_values, layer=layer).decoder
 
 
+@torch.inference_mode()
 def encoder_attention(
     model: Detr, pixel_values: Tensor, points_xy: Sequence[tuple[float, float]], layer: int = -1
 ) -> Tensor:
@@ -68,69 +74,63 @@ def encoder_attention(
     Raises:
         ValueError: It is not one picture, a point lies outside, or there is no such layer.
     """
-    return _encode(_detector(model).model, pixel_values, points_xy, layer)[1]
+    transformer = _detector(model).model
+    return _from_points(transformer, _encode(transformer, pixel_values), points_xy, layer)
 
 
 @torch.inference_mode()
-def picture_attention(
-    model: Detr,
-    pixel_values: Tensor,
-    points_xy: Sequence[tuple[float, float]] = (),
-    layer: int = -1,
-    encoder_layer: int = -1,
-) -> PictureAttention:
-    """Look at one picture once, for predictions and both kinds of attention; see the two functions above.
+def picture_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> PictureAttention:
+    """Look at one picture once, for predictions and attention; see the two functions above.
 
     Args:
         model: As for `decoder_attention`; used as it is, so put it into evaluation mode.
         pixel_values: One normalised picture without padding, `(1, 3, H, W)`.
-        points_xy: P points (x, y) relative to the picture, for the encoder's maps.
-        layer: Decoder layer.
-        encoder_layer: Encoder layer.
-
-    Returns:
-        Float32 on the CPU throughout.
+        layer: Decoder layer; -1 is the last one.
 
     Raises:
-        ValueError: As of the two functions.
+        ValueError: It is not one picture, or there is no such layer.
     """
     detector = _detector(model)
     transformer = detector.model
     _check_layer(layer, len(transformer.decoder.layers), "decoder")
-    encoded, encoder_maps = _encode(transformer, pixel_values, points_xy, encoder_layer)
+    encoded = _encode(transformer, pixel_values)
     decoded = transformer.decode(encoded, output_attentions=True)
     logits, boxes = detector.predict(decoded.last_hidden_state)
-    if decoded.cross_attentions is None:
-        raise ValueError("the decoder gave no attention maps")
-    decoder_maps = _over_cells(decoded.cross_attentions[layer], encoded)
+    maps = decoded.cross_attentions or ()
     return PictureAttention(
-        logits=logits[0].float().cpu(), pred_boxes=boxes[0].float().cpu(), decoder=decoder_maps, encoder=encoder_maps
+        logits=logits[0].float().cpu(),
+        pred_boxes=boxes[0].float().cpu(),
+        decoder=_over_cells(maps[layer], encoded),
+        _transformer=transformer,
+        _encoded=encoded,
     )
 
 
-@torch.inference_mode()
-def _encode(
-    transformer: DetrModel, pixel_values: Tensor, points_xy: Sequence[tuple[float, float]], layer: int
-) -> tuple[EncodedImages, Tensor]:
-    """The encoded picture, and the maps `(P, h, w)` of the points.
+def _encode(transformer: DetrModel, pixel_values: Tensor) -> EncodedImages:
+    if pixel_values.dim() != 4 or len(pixel_values) != 1:
+        raise ValueError(f"pixel_values must be one picture, (1, 3, H, W), got {tuple(pixel_values.shape)}")
+    return transformer.encode(pixel_values.to(transformer.device), output_hidden_states=True)
+
+
+def _from_points(
+    transformer: DetrModel, encoded: EncodedImages, points_xy: Sequence[tuple[float, float]], layer: int
+) -> Tensor:
+    """The maps `(P, h, w)` of the points.
 
     Only the points' own rows are computed. All rows of all layers would take gigabytes for a dilated trunk.
     """
-    if pixel_values.dim() != 4 or len(pixel_values) != 1:
-        raise ValueError(f"pixel_values must be one picture, (1, 3, H, W), got {tuple(pixel_values.shape)}")
-    if points_xy:
-        _check_layer(layer, len(transformer.encoder.layers), "encoder")
-    encoded = transformer.encode(pixel_values.to(transformer.device), output_hidden_states=bool(points_xy))
+    layers = transformer.encoder.layers
+    _check_layer(layer, len(layers), "encoder")
     h, w = encoded.pyramid[-1].features.shape[-2:]
     if not points_xy:
-        return encoded, torch.empty(0, h, w)
-    number = range(len(transformer.encoder.layers))[layer]
-    attend: DetrAttention = transformer.encoder.layers[number].self_attn  # type: ignore[assignment]
+        return torch.empty(0, h, w)
+    number = range(len(layers))[layer]
+    attend: DetrAttention = layers[number].self_attn  # type: ignore[assignment]
     inputs: Tensor = encoded.memory.hidden_states[number]
     located = inputs + encoded.positions  # (1, S, D)
     cells = torch.tensor([_cell(x, y, h, w) for x, y in points_xy], device=located.device)
     _, maps = attend(located[:, cells], located, inputs, None, output_attentions=True)
-    return encoded, _over_cells(maps, encoded)
+    return _over_cells(maps, encoded)
 
 
 def _over_cells(maps: Tensor, encoded: EncodedImages) -> Tensor:

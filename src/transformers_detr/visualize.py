@@ -157,6 +157,21 @@ def upright_picture(given: Image.Image | None, kept: Image.Image | None, image_s
     return picture
 
 
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 3, gap: int = 8) -> Image.Image:
+    """Put pictures of one width side by side on white, row by row."""
+    width = max(picture.width for picture in pictures)
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    size = (columns * (width + gap) + gap, sum(heights) + (len(rows) + 1) * gap)
+    sheet = Image.new("RGB", size, "white")
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (gap + column * (width + gap), top))
+        top += height + gap
+    return sheet
+
+
 def _near_edge(segments: np.ndarray, width: int) -> np.ndarray:
     """`(H, W)`: True within `width` pixels, along rows and columns, of another segment."""
     near = np.zeros(segments.shape, dtype=bool)

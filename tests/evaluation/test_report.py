@@ -22,7 +22,8 @@ from transformers_detr.evaluation.model_index import Evidence, eval_results, mod
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality, PanopticScore
 from transformers_detr.evaluation.predictions import ImagePrediction, from_coco_results
 from transformers_detr.evaluation.published import compare_with_published
-from transformers_detr.evaluation.report import contact_sheet, write_report
+from transformers_detr.evaluation.report import write_report
+from transformers_detr.visualize import contact_sheet
 
 ODD_NAME = "<b>cat & dog</b>"
 

@@ -29,7 +29,7 @@ from transformers_detr.evaluation.diagnosis import (
 )
 from transformers_detr.evaluation.evaluate import Evaluation
 from transformers_detr.evaluation.published import Comparison
-from transformers_detr.visualize import draw_boxes
+from transformers_detr.visualize import contact_sheet, draw_boxes
 
 WORST_IMAGES = 12
 TILE_WIDTH = 560
@@ -104,21 +104,6 @@ def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         row |= {"best_threshold": best.threshold, "precision": best.precision, "recall": best.recall, "f1": best.f1}
         rows.append(row)
     return rows
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 3, gap: int = 8) -> Image.Image:
-    """Pictures of one width side by side on white, row by row."""
-    width = max(picture.width for picture in pictures)
-    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
-    size = (columns * (width + gap) + gap, sum(heights) + (len(rows) + 1) * gap)
-    sheet = Image.new("RGB", size, "white")
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (gap + column * (width + gap), top))
-        top += height + gap
-    return sheet
 
 
 def _tiles(evaluation: Evaluation, threshold: float, load_image: Callable[[int], Image.Image]) -> list[Tile]:
