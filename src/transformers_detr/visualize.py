@@ -44,7 +44,11 @@ def class_colour(label: int) -> Rgb:
 
 
 def draw_boxes(
-    image: Image.Image, boxes_xyxy_px: ArrayLike, captions: Sequence[str], labels: Sequence[int]
+    image: Image.Image,
+    boxes_xyxy_px: ArrayLike,
+    captions: Sequence[str],
+    labels: Sequence[int],
+    line_width: int | None = None,
 ) -> Image.Image:
     """Draw captioned boxes on a copy of a picture.
 
@@ -58,6 +62,7 @@ def draw_boxes(
             boxes that lie outside altogether or are not finite are left out.
         captions: N texts, of any script that a font of this machine knows. The first ones lie on top.
         labels: N class ids, which choose the colours.
+        line_width: In pixels. If not given, it follows from the size of the picture.
 
     Returns:
         An RGB picture of the same size.
@@ -76,7 +81,7 @@ def draw_boxes(
             f" got {len(boxes)}, {len(captions)} and {len(labels)}"
         )
     canvas = image.convert("RGB") if image.mode != "RGB" else image.copy()
-    line_width = _line_width(canvas)
+    line_width = line_width or _line_width(canvas)
 
     visible = [
         (rectangle, caption, class_colour(int(label)))

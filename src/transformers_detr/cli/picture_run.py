@@ -110,7 +110,7 @@ def run_job(
     except FileNotFoundError as error:
         raise typer.BadParameter(str(error)) from error
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    load = partial(_load, job, model, device, dtype, revision, console)
+    load = partial(load_predictor, job.predictor, job.options, model, device, dtype, revision, console)
     work = partial(_records, job, sources, threshold=threshold, batch_size=batch_size)
     if output is None:
         if len(sources) > 1:
@@ -143,10 +143,16 @@ def run_job(
     raise typer.Exit(1 if _conclude(job, run, pace) else 0)
 
 
-def _load(
-    job: Job, model: str, device: str | None, dtype: str | None, revision: str | None, console: Console
+def load_predictor(
+    predictor: Callable[[], type[PicturePredictor[Any]]],
+    options: dict[str, Any],
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    console: Console,
 ) -> PicturePredictor[Any]:
-    """Load the predictor, or end the command with a clear message."""
+    """Load a predictor, or end the command with a clear message; for the first two arguments see `Job`."""
     with console.status(f"Loading {escape(model)}"):
         import torch
         from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
@@ -164,7 +170,7 @@ def _load(
             reason = str(error).splitlines()[0]
             raise typer.BadParameter(f"{device!r} cannot be used: {reason}", param_hint="--device") from error
         try:
-            return job.predictor().from_pretrained(model, device=device, dtype=dtype, revision=revision, **job.options)
+            return predictor().from_pretrained(model, device=device, dtype=dtype, revision=revision, **options)
         except LoadingError as error:
             console.print(f"[red]The model cannot be loaded.[/] {escape(str(error))}")
             raise typer.Exit(1) from error
