@@ -102,7 +102,7 @@ def load_pretrained(
         "force_download": force_download,
         "subfolder": subfolder,
     }
-    if _is_path(name):
+    if is_path(name):
         name = str(Path(name).expanduser())
         _check_folder(Path(name, subfolder))
     try:
@@ -118,6 +118,23 @@ def load_pretrained(
         raise LoadingError(_explain(name, revision, error)) from error
     _check_complete(name, model_class, info["missing_keys"])
     return model, processor
+
+
+def holds_segmentation(name_or_folder: str | Path, revision: str | None = None) -> bool:
+    """Whether a configuration, on the Hub or in a folder, says that its model segments; no if it cannot be read.
+
+    Args:
+        name_or_folder: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+    """
+    name = str(name_or_folder)
+    if is_path(name):
+        name = str(Path(name).expanduser())
+    try:
+        values, _ = DetrConfig.get_config_dict(name, revision=revision)
+    except OSError:  # `load_pretrained` says what is wrong
+        return False
+    return values.get("architectures") == ["DetrForSegmentation"]
 
 
 def check_weight_file(path: Path) -> None:
@@ -148,7 +165,7 @@ def check_weight_file(path: Path) -> None:
         raise LoadingError(f"{path}: the file is cut short; get it again")
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Whether a name means a place on this machine: one that exists, or that no Hub id could be."""
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
@@ -205,7 +222,7 @@ def _check_complete(name: str, model_class: type, missing: Any) -> None:
 
 def _explain(name: str, revision: str | None, error: Exception) -> str:
     """Say what went wrong on the way from the Hub, and what to do."""
-    if _is_path(name):
+    if is_path(name):
         return f"{name}: {error}"
     if any(_is_refused(cause) for cause in _causes(error)):
         return f"{name}: {_REFUSED}"

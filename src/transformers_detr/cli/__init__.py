@@ -11,9 +11,11 @@ from transformers_detr.cli.check import check
 from transformers_detr.cli.demo import demo
 from transformers_detr.cli.detect import detect
 from transformers_detr.cli.evaluate import evaluate
+from transformers_detr.cli.explain import explain
 from transformers_detr.cli.push import push
 from transformers_detr.cli.scenes import scenes
 from transformers_detr.cli.segment import segment
+from transformers_detr.cli.serve import serve
 from transformers_detr.cli.train import train
 
 app = typer.Typer(
@@ -29,9 +31,11 @@ app.command()(detect)
 app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
+app.command()(explain)
 app.command()(check)
 app.command()(scenes)
 app.command()(push)
+app.command()(serve)
 
 
 def _show_version(wanted: bool) -> None:

@@ -26,8 +26,7 @@ from transformers_detr.evaluation.panoptic_quality import PanopticQuality
 from transformers_detr.evaluation.prediction_log import PredictionLog, read_settings
 from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions
 from transformers_detr.evaluation.segmentation import read_panoptic_truth, score_panoptic, segmentations
-from transformers_detr.loading import load_pretrained
-from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
@@ -123,11 +122,7 @@ class Inference:
             ValueError: The device cannot be used.
         """
         disable_progress_bar()  # for reading weights, which takes a moment
-        try:
-            config, _ = DetrConfig.get_config_dict(self.model, revision=self.revision)
-        except OSError:
-            config = {}  # the loader says what is wrong
-        segments = config.get("architectures") == ["DetrForSegmentation"]
+        segments = holds_segmentation(self.model, self.revision)
         model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
         options: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
         model, processor = load_pretrained(model_class, self.model, revision=self.revision, **options)
