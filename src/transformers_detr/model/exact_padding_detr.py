@@ -42,7 +42,7 @@ class ClearPadding(TorchFunctionMode):
         super().__init__()
         self.masks = [mask[:, None]]  # (B, 1, h, w) at each level, sizes rounded up
         for _ in range(5):
-            self.masks.append(self.masks[-1][:, :, ::2, ::2])
+            self.masks.append(_every_second(self.masks[-1]))
         self.plan = plan
         self.calls: list[int] = []
 
@@ -72,3 +72,12 @@ class ClearPadding(TorchFunctionMode):
             if mask.shape[-2:] == features.shape[-2:]:
                 return level
         raise ValueError(f"features of {tuple(features.shape[-2:])} cells are no halving of the batch's size")
+
+
+def _every_second(mask: Tensor) -> Tensor:
+    """Every second row and column.
+
+    By a pooling, so that an exporter sees the very size that a convolution gives, which it cannot prove equal to that
+    of a slice with steps.
+    """
+    return nn.functional.max_pool2d(mask.to(torch.float32), kernel_size=1, stride=2) > 0
