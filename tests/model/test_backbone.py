@@ -51,6 +51,8 @@ def test_layer_norms_are_left_alone():
         ({"backbone": "resnet18"}, "layer1.1.conv2.weight", "layer2.0.conv1.weight"),
         ({"backbone": "mobilenetv2_100"}, "blocks.1.1.conv_pwl.weight", "blocks.2.0.conv_pw.weight"),
         ({"backbone": "convnext_atto"}, "stages_0.blocks.1.mlp.fc2.bias", "stages_1.downsample.0.weight"),
+        ({"backbone": "vgg11_bn"}, "features_11.bias", "features_15.weight"),  # stages end in poolings
+        ({"backbone": "xception41"}, "blocks_1.stack.conv2.conv_pw.weight", "blocks_1.stack.conv3.conv_dw.weight"),
         (
             {"backbone_config": NATIVE_TRUNK},
             "encoder.stages.0.layers.0.layer.1.convolution.weight",
@@ -65,6 +67,17 @@ def test_stem_and_first_stage_are_not_trained(trunk, last_frozen, first_trained)
     assert not any(trains for _, trains in flags[: index + 1])
     assert all(trains for _, trains in flags[index + 1 :])
     assert flags[index + 1][0] == first_trained
+
+
+def test_trunks_that_put_channels_last_give_them_first():
+    small = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "img_size": 64, "window_size": 2}
+    config = DetrConfig(backbone="swin_tiny_patch4_window7_224", backbone_kwargs=small)
+    encoder = DetrConvEncoder(config).eval()
+    images = torch.randn(1, 3, 64, 64)
+    pyramid = encoder(images, None)
+    assert encoder.intermediate_channel_sizes == [8, 16, 32, 64]
+    assert [tuple(level.features.shape) for level in pyramid] == [(1, 8 * 2**i, 16 >> i, 16 >> i) for i in range(4)]
+    assert torch.equal(pyramid[0].features[0, :, 3, 5], encoder.model(images)[0][0, 3, 5])
 
 
 def test_dilation_halves_the_stride_of_the_last_stage():

@@ -64,11 +64,13 @@ class DetrConvEncoder(nn.Module):
 
     def train_later_stages(self) -> None:
         """Make trainable what the original trains: all but the stem, the first stage and the norms."""
-        names = [name for name, _ in self.model.named_parameters()]
-        first_stage = _first_stage_prefixes(self.model)
+        first_stage = _first_stage_names(self.model)
+        modules = [module for _, module in self.model.named_modules()]
+        names = [name.replace(".", "_") + "_" for name, _ in self.model.named_modules()]
         last_frozen = max((i for i, name in enumerate(names) if name.startswith(first_stage)), default=-1)
-        for index, (_, parameter) in enumerate(self.model.named_parameters()):
-            parameter.requires_grad_(index > last_frozen)
+        for index, module in enumerate(modules):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(index > last_frozen)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, exact_padding: bool = False) -> list[FeatureMap]:
         """Extract features.
@@ -105,7 +107,10 @@ class DetrConvEncoder(nn.Module):
             # the layout in which convolutions are fastest there; float32 on a GPU gains nothing
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = self.model(pixel_values)
-        return list(getattr(features, "feature_maps", features))
+        maps = list(getattr(features, "feature_maps", features))
+        if getattr(self.model, "output_fmt", None) == "NHWC":  # what timm's Swin and its like give
+            maps = [level.permute(0, 3, 1, 2) for level in maps]
+        return maps
 
     def _run_exact(self, pixel_values: Tensor, pixel_mask: Tensor, plan: ExactPlan | None) -> list[FeatureMap]:
         clear = ClearPadding(pixel_mask, plan)
@@ -220,13 +225,16 @@ def _build_timm_trunk(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
     return trunk, list(trunk.feature_info.channels())
 
 
-def _first_stage_prefixes(trunk: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the parameter names of the first stage, the last one at a quarter of the resolution."""
+def _first_stage_names(trunk: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the module names, dots as in `layer1_0_`, of the last stage at a quarter of the resolution.
+
+    timm joins some names with underscores; the stage may be named by a layer without parameters at its end.
+    """
     feature_info = getattr(trunk, "feature_info", None)
     if feature_info is None:
-        return ("encoder.stages.0.", "encoder.layers.0.", "stages.0.", "layers.0.")
+        return ("encoder_stages_0_", "encoder_layers_0_", "stages_0_", "layers_0_")
     levels = [level for level in feature_info.info if level["reduction"] <= 4]
     if not levels:
         return ()
-    module = levels[-1]["module"]
-    return (module + ".", module.replace(".", "_") + ".", "model." + module + ".")
+    name = levels[-1]["module"].replace(".", "_") + "_"
+    return (name, "model_" + name)
