@@ -64,6 +64,13 @@ def test_what_cannot_be_checked(run, folder, tmp_path):
     assert result.exit_code == 1
     assert "dataset-unreadable" in result.output
     assert "no such file or folder" in result.output
+    result = run(folder, "--quick", "--json", tmp_path / "nowhere" / "report.json")
+    assert result.exit_code == 2
+    assert "there is no folder" in result.output
+    (tmp_path / "file").touch()
+    result = run(folder, "--quick", "--fix", tmp_path / "file" / "clean")
+    assert result.exit_code == 1
+    assert "Not written:" in result.output
     result = run(folder, "--fix", tmp_path)
     assert result.exit_code == 2
     assert "exists already" in result.output

@@ -176,6 +176,7 @@ def test_every_planted_fault_is_found(larger_coco_folder):
     assert codes(report) == {code for code, _, _ in planted}, "and nothing else"
     for code in ("box-empty", "image-missing", "too-many-objects", "image-in-two-splits", "exif-unrotated"):
         assert len(places(report, code)) == 1, code
+    assert len(report.by_code()["category-twin"]) == 1, "though two files have both"
     for finding in report.findings:
         assert str(larger_coco_folder) in str(finding.file)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,25 +49,34 @@ def check(
 
     if fix is not None and fix.exists():
         raise typer.BadParameter(f"{fix} exists already", param_hint="--fix")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {json_file.parent}", param_hint="--json")
     console = Console(soft_wrap=True, highlight=False)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Examining images", total=None)
-        report = check_dataset(
-            dataset,
-            quick=quick,
-            num_queries=queries,
-            stride=stride,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with _progress("Examining images") as progress:
+        report = check_dataset(dataset, quick=quick, num_queries=queries, stride=stride, progress=progress)
     show_report(report, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+    try:
+        if json_file is not None:
+            json_file.write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+        if fix is not None and report.dataset is not None:
+            with _progress("Copying images") as progress:
+                write_coco(cleaned(report), fix, progress)
+    except OSError as error:
+        console.print(f"[red]Not written:[/red] {escape(str(error))}")
+        raise typer.Exit(1) from error
     if fix is not None and report.dataset is not None:
-        write_coco(cleaned(report), fix)
         console.print(f"\nCleaned copy in [bold]{escape(str(fix))}[/bold]; what is left to you there:")
         _show_findings(check_dataset(fix, quick=True, num_queries=queries, stride=stride), console)
     if report.count(Severity.ERROR):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; gives the function that is called with what is done and the total."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show_report(report: CheckReport, console: Console) -> None:

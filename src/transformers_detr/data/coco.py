@@ -83,7 +83,7 @@ def _collect_categories(entries: Iterable[Any], path: Path, names: dict[int, str
             report(Finding("category-repeated", f"category id {id} is {names[id]!r} and {name!r}", path))
             continue
         twin = next((other for other, known in names.items() if known == name and other != id), None)
-        if twin is not None:
+        if twin is not None and id not in names:  # or another file's entry said so
             report(Finding("category-twin", f"category ids {twin} and {id} are both {name!r}", path))
         seen.add(id)
         names[id] = name
