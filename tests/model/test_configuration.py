@@ -99,6 +99,9 @@ def test_unknown_fields_of_a_file_are_kept(tmp_path):
     [
         ("num_queries", 0, "at least 1"),
         ("num_queries", 2.5, "whole number"),
+        ("num_labels", 0, "num_labels must be at least 1"),
+        ("id2label", {}, "num_labels must be at least 1"),
+        ("backbone_config", {"model_type": "restnet"}, "no model_type 'restnet'$"),
         ("decoder_layers", 0, "at least 1"),
         ("encoder_layers", -1, "at least 0"),
         ("encoder_attention_heads", 7, r"divisor of d_model \(256\)"),

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from typing import Any, ClassVar
 
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -177,6 +177,7 @@ class DetrConfig(PreTrainedConfig):
         self.label_ids_to_fuse = label_ids_to_fuse
         self._check_ranges()
         super().__init__(is_encoder_decoder=is_encoder_decoder, **kwargs)
+        _check("num_labels", self.num_labels, "at least 1", self.num_labels >= 1)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -340,6 +341,8 @@ def _native_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) ->
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise ValueError("backbone_config must name its model_type, for example {'model_type': 'resnet'}")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"backbone_config: transformers has no model_type {model_type!r}")
     if "out_features" not in values and "out_indices" not in values and model_type == "resnet":
         values["out_features"] = ["stage4"]
     return AutoConfig.for_model(model_type, **values)
