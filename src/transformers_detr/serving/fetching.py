@@ -26,20 +26,22 @@ class _Checked(http.client.HTTPConnection):
         super().__init__(host, port, timeout=timeout)
         self._address = address
         self._secure = secure
+        self._open: socket.socket | None = None  # `sock` is let go of when the server says that it will close
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self._open = socket.create_connection((self._address, self.port), self.timeout)
         if self._secure:
             secured = ssl.create_default_context().wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
-            self.sock = secured
+            self.sock = self._open = secured
             secured.do_handshake()
 
     def cut(self) -> None:
         """End whatever another thread waits for: a server that sends a byte now and then never runs into a timeout."""
-        with suppress(OSError, TypeError):  # there is no socket yet, or no longer
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        if self._open is not None:
+            with suppress(OSError):  # it is closed already
+                socket.socket.shutdown(self._open, socket.SHUT_RDWR)
 
 
 def fetch(url: str, most_bytes: int, seconds: float) -> bytes:
@@ -93,6 +95,8 @@ def _get(url: str, most_bytes: int, deadline: float) -> tuple[bytes, str | None]
             content += chunk
             if len(content) > most_bytes:
                 raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the URL holds more than {most_bytes} bytes")
+        if time.monotonic() >= deadline:  # what was cut looks like an end
+            raise TimeoutError
         return bytes(content), None
     finally:
         alarm.cancel()

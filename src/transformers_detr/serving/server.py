@@ -37,6 +37,7 @@ class PatientProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
+        self.access_log = False  # it would hold addresses and queries, wherever the setting of that name leaves it on
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -118,7 +119,6 @@ def make_server(app: FastAPI, host: str, port: int, limits: Limits, **options: A
         http=PatientProtocol,
         ws="none",
         lifespan="on",
-        access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(limits.stop_seconds),

@@ -1,0 +1,223 @@
+"""What the service says of itself, and what it does when it is full, slow, or a model is missing."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.conftest import png, running
+from transformers_detr.loading import LoadingError
+from transformers_detr.serving import hosted_model
+from transformers_detr.serving.limits import Limits
+from transformers_detr.serving.loaders import model_loaders
+from transformers_detr.serving.served_model import ServedModel
+
+
+class GatedModel(ServedModel):
+    """Waits, before it runs a batch, until the gate is opened."""
+
+    def __init__(self, predictor):
+        super().__init__(predictor)
+        self.gate = threading.Event()
+        self.ran = []
+
+    def run(self, works):
+        self.gate.wait(30)
+        self.ran.append(len(works))
+        return super().run(works)
+
+
+@pytest.fixture
+def gated(detector):
+    model = GatedModel(detector)
+    yield model
+    model.gate.set()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def counts(service, name):
+    families = text_string_to_metric_families(service.ask("/metrics").body.decode())
+    return {
+        tuple(sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_it_lives_at_once_and_is_ready_when_its_model_is(detector):
+    gate = threading.Event()
+
+    def load():
+        gate.wait(30)
+        return ServedModel(detector)
+
+    with running({"tiny": load}) as service:
+        try:
+            assert service.ask("/health").json == {"status": "alive"}
+            answer = service.ask("/ready")
+            assert answer.status == 503
+            assert answer.json == {"status": "not ready", "models": [{"name": "tiny", "state": "loading"}]}
+        finally:
+            gate.set()
+        service.wait_until_ready()
+        (entry,) = service.ask("/models").json
+        assert entry == {
+            "name": "tiny",
+            "state": "ready",
+            "task": "object-detection",
+            "default_threshold": 0.7,
+            "attention": True,
+        }
+
+
+def test_models_are_loaded_when_they_are_first_asked(detector, segmenter, pictures):
+    loaded = []
+
+    def load(name, predictor):
+        loaded.append(name)
+        return ServedModel(predictor)
+
+    loaders = {"a": lambda: load("a", detector), "b": lambda: load("b", segmenter)}
+    with running(loaders) as service:
+        service.wait_until_ready()
+        assert loaded == ["a"]
+        assert service.ask("/models").json[1]["task"] is None
+        with ThreadPoolExecutor(4) as clients:
+            answers = list(clients.map(lambda _: service.ask("/models/b", png(pictures[0])), range(4)))
+        assert [answer.status for answer in answers] == [200] * 4
+        assert loaded == ["a", "b"]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_of_and_others_work(loaders, pictures, tmp_path, monkeypatch):
+    bad = model_loaders([f"bad={tmp_path}"])
+    with running({**bad, **loaders}, preload=True) as service:
+        wait_for(lambda: all(model.state in ("ready", "failed") for model in service.models.values()))
+        answer = service.ask("/ready")
+        assert answer.status == 200
+        states = {entry.pop("name"): entry for entry in answer.json["models"]}
+        assert states["bad"] == {"state": "failed", "reason": f"{tmp_path}: config.json is missing"}
+        refused = service.ask("/", png(pictures[0]))
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "30")
+        assert refused.json == {"error": "the model bad could not be loaded"}
+        assert service.ask("/models/tiny", png(pictures[0])).status == 200
+        assert service.ask("/models/org/parts", png(pictures[0])).status == 200
+
+
+def test_a_model_that_failed_is_tried_again(detector, pictures, monkeypatch):
+    tries = []
+
+    def load():
+        tries.append(None)
+        if len(tries) == 1:
+            raise LoadingError("the Hub cannot be reached")
+        return ServedModel(detector)
+
+    with running({"tiny": load}) as service:
+        wait_for(lambda: service.models["tiny"].state == "failed")
+        assert service.ask("/ready").status == 503, "no model works"
+        assert service.ask("/", png(pictures[0])).status == 503
+        assert len(tries) == 1, "not at once"
+        monkeypatch.setattr(hosted_model, "_SECONDS_BETWEEN_TRIES", 0.0)
+        assert service.ask("/", png(pictures[0])).status == 200
+
+
+def test_a_full_queue_is_told_at_once_and_nothing_accepted_is_lost(gated, pictures):
+    content = png(pictures[0])
+    with running({"tiny": lambda: gated}, Limits(waiting=3)) as service, ThreadPoolExecutor(3) as clients:
+        service.wait_until_ready()
+        accepted = [clients.submit(service.ask, "/", content) for _ in range(3)]
+        wait_for(lambda: service.models["tiny"].under_way == 3)
+        refused = service.ask("/", content)
+        assert refused.status == 503
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert refused.json == {"error": "too many requests are waiting; try again later"}
+        gated.gate.set()
+        assert [future.result().status for future in accepted] == [200] * 3
+        assert service.ask("/", content).status == 200
+        assert counts(service, "detr_requests_total") == {("tiny", "200"): 4.0, ("tiny", "503"): 1.0}
+
+
+def test_an_answer_that_takes_too_long_is_not_waited_for(gated, pictures):
+    with running({"tiny": lambda: gated}, Limits(answer_seconds=0.2)) as service:
+        service.wait_until_ready()
+        answer = service.ask("/", png(pictures[0]))
+        assert answer.status == 504
+        assert answer.json == {"error": "there was no answer within 0.2 seconds"}
+
+
+def test_clients_that_go_are_dropped_from_the_batch(gated, pictures):
+    content = png(pictures[0])
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    with running({"tiny": lambda: gated}) as service, ThreadPoolExecutor(2) as clients:
+        service.wait_until_ready()
+        first = clients.submit(service.ask, "/", content)  # the model is busy with it
+        wait_for(lambda: service.models["tiny"]._batcher._waiting == [] and service.models["tiny"].under_way == 1)
+        time.sleep(0.1)
+        gone = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(3)]
+        for connection in gone:
+            connection.sendall(head + content)
+        second = clients.submit(service.ask, "/", content)
+        wait_for(lambda: len(service.models["tiny"]._batcher._waiting) == 4)
+        for connection in gone:
+            connection.close()
+        wait_for(lambda: service.models["tiny"].under_way == 2)
+        gated.gate.set()
+        assert first.result().status == second.result().status == 200
+        assert gated.ran == [1, 1]
+        assert counts(service, "detr_requests_total") == {("tiny", "200"): 2.0, ("tiny", "499"): 3.0}
+
+
+def test_a_fault_of_the_model_is_told_without_a_trace(detector, pictures, caplog):
+    class Faulty(ServedModel):
+        def run(self, works):
+            raise RuntimeError(f"a picture of {works[0].prepared.image_size}")
+
+    with running({"tiny": lambda: Faulty(detector)}) as service:
+        service.wait_until_ready()
+        answer = service.ask("/", png(pictures[0]))
+    assert answer.status == 500
+    assert answer.json == {"error": "this is a fault of the service"}
+    assert "RuntimeError at" in caplog.text
+    assert "(60, 90)" not in caplog.text
+
+
+def test_counters_are_of_this_service(loaders, pictures):
+    with running(loaders) as service:
+        service.wait_until_ready()
+        service.ask("/", png(pictures[0]))
+        service.ask("/", b"x")
+        assert counts(service, "detr_requests_total") == {("tiny", "200"): 1.0, ("tiny", "415"): 1.0}
+        assert counts(service, "detr_model_ready") == {("tiny",): 1.0, ("org/parts",): 0.0}
+        assert counts(service, "detr_request_bytes_count") == {(): 2.0}
+        assert set(counts(service, "detr_stage_seconds_count")) == {
+            ("tiny", stage) for stage in ("read", "load", "decode", "queue", "model", "write")
+        }
+
+
+def test_the_interface_is_described(service):
+    document = service.ask("/openapi.json").json
+    assert document["openapi"].startswith("3.")
+    assert set(document["paths"]) == {
+        "/", "/models", "/models/{name}", "/models/{name}/attention", "/health", "/ready", "/metrics",
+    }  # fmt: skip
+    asked = document["paths"]["/"]["post"]
+    assert set(asked["requestBody"]["content"]) == {"application/json", "application/octet-stream", "image/*"}
+    assert {"200", "400", "413", "415", "422", "503", "504"} <= set(asked["responses"])
+
+
+def test_names_of_models(tmp_path):
+    folder = tmp_path / "cats"
+    names = list(model_loaders(["facebook/detr-resnet-50", str(folder), f"dogs={folder}"]))
+    assert names == ["facebook/detr-resnet-50", "cats", "dogs"]
+    with pytest.raises(ValueError, match="two models would be called cats"):
+        model_loaders([str(folder), f"cats={tmp_path}"])
