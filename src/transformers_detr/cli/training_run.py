@@ -37,6 +37,9 @@ ANY_NUMBER = 10**9
 
 RECIPE = "recipe.yaml"
 
+LOGGING_STEPS = 50
+"""The losses are shown after so many steps, and at least once an epoch."""
+
 MAY_CHANGE = {"num_train_epochs", "max_steps", "dataloader_num_workers", "report_to", "use_cpu", "push_to_hub"}
 """Settings that may differ when a training goes on."""
 
@@ -81,6 +84,7 @@ def start(
     size: int | None,
     queries: int | None,
     trunk: Path | None,
+    masks: bool,
     seed: int,
     console: Console,
 ) -> StartingPoint:
@@ -88,7 +92,7 @@ def start(
     logging.disable_progress_bar()  # one bar is enough
     set_seed(seed)
     with console.status(f"Loading {escape(model)}"):
-        point = starting_point(model, dataset, size, queries, trunk)
+        point = starting_point(model, dataset, size, queries, trunk, masks)
     for note in point.notes:
         console.print(escape(note))
     for warning in point.warnings:
@@ -96,7 +100,9 @@ def start(
     return point
 
 
-def arguments(output: Path, point: StartingPoint, given: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+def arguments(
+    output: Path, point: StartingPoint, given: dict[str, Any], settings: list[str], images: int
+) -> dict[str, Any]:
     """Fields of `TrainingArguments`: those of the starting point, then what was given, then `--set`."""
     loggers = [name for name in ("tensorboard",) if importlib.util.find_spec(name)]
     values = {"per_device_train_batch_size": 4, "report_to": loggers or "none", **point.training}
@@ -108,6 +114,7 @@ def arguments(output: Path, point: StartingPoint, given: dict[str, Any], setting
         if name not in TrainingArguments.__dataclass_fields__:
             raise ValueError(f"--set {setting}: TrainingArguments has no field {name!r}")
         values[name] = yaml.safe_load(value)
+    values.setdefault("logging_steps", min(max(images // values["per_device_train_batch_size"], 1), LOGGING_STEPS))
     return values | {"output_dir": str(output), "disable_tqdm": True}
 
 
@@ -169,6 +176,10 @@ def train(
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    best = trainer.state.best_metric
-    console.print(f"Best AP on the validation images: [bold]{best:.3f}[/]" if best is not None else "Trained.")
-    console.print(f"Try it: [bold]detr detect PHOTO --model {escape(str(output))}[/]")
+    best, what = (
+        trainer.state.best_metric,
+        str(trainer.args.metric_for_best_model).removeprefix("eval_").replace("_", " "),
+    )
+    console.print(f"Best {what} on the validation images: [bold]{best:.3f}[/]" if best is not None else "Trained.")
+    verb = "segment" if trainer.with_masks else "detect"
+    console.print(f"Try it: [bold]detr {verb} PHOTO --model {escape(str(output))}[/]")

@@ -47,6 +47,7 @@ class TrainingArguments(transformers.TrainingArguments):
     lora_rank: int = field(
         default=0, metadata={"help": "Train additions of this rank instead of the transformer's weights; 0: do not."}
     )
+    masks: bool = field(default=False, metadata={"help": "Masks are learnt; the model must have parts for them."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better AP."}
     )
@@ -55,6 +56,9 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     query_groups: int = field(default=1, metadata={"help": "Groups of queries matched independently while training."})
     token_weight: float = field(default=0.0, metadata={"help": "Weight of the supervision of encoded tokens."})
+    anchored_start: bool = field(
+        default=False, metadata={"help": "Let each query of a fresh model begin by reading around a place of its own."}
+    )
     augmentation: str = field(default="paper", metadata={"help": f"One of {', '.join(PRESETS)}."})
     edges: list[int] = field(
         default_factory=lambda: list(range(480, 801, 32)),

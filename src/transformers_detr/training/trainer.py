@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ from transformers_detr.evaluation.inference import detections, plan_batches, pre
 from transformers_detr.evaluation.predictions import ImagePrediction
 from transformers_detr.evaluation.segmentation import segmentations
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+from transformers_detr.training.anchored_start import start_anchored
 from transformers_detr.training.arguments import TrainingArguments
 from transformers_detr.training.assisted import assist
 from transformers_detr.training.augmentation import augmentations
@@ -51,6 +54,8 @@ class Trainer(transformers.Trainer):
     Checkpoints hold the plain model as one would use it (averaged, if weights are averaged), and beside it
     the weights in training; each appears under its name only when it is complete.
 
+    Where masks are learnt, their AP picks the best checkpoint, since that of boxes may not change at all.
+
     Args:
         model: The model; made ready to train in place.
         args: The arguments.
@@ -73,6 +78,11 @@ class Trainer(transformers.Trainer):
         **kwargs: Any,
     ):
         with_masks = isinstance(model, DetrForSegmentation)
+        if args.masks and not with_masks:
+            raise ValueError(f"masks: {type(model).__name__} has no parts for them; give it some with --masks")
+        if with_masks and args.metric_for_best_model == "eval_AP":
+            args = copy.copy(args)
+            args.metric_for_best_model = "eval_mask_AP"
         model = prepare_model(model, args)
         super().__init__(
             model=model,
@@ -294,8 +304,14 @@ def prepare_model(model: Any, args: TrainingArguments) -> Any:
     """Make a model ready to train as the arguments say, in place; with LoRA, peft's wrapper of it is returned."""
     if args.train_whole_trunk:
         train_whole_trunk(model, args.train_batch_norm)
+    if args.anchored_start:
+        start_anchored(model)
     freeze(model, args.freeze)
+    if args.bf16 and args.device.type == "cpu":
+        model.set_attn_implementation("eager")  # the backward pass of fused attention is several times slower there
     if args.query_groups > 1 or args.token_weight > 0:
+        if not isinstance(model, DetrForObjectDetection):
+            raise ValueError(f"query_groups and token_weight are for detectors, got {type(model).__name__}")
         assist(model, args.query_groups, args.token_weight)
     return add_lora(model, args.lora_rank) if args.lora_rank else model
 
