@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from data.conftest import WRITERS
 from training.conftest import TINY
-from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor, cli
+from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor, cli
 from transformers_detr.data.opening import open_dataset
 from transformers_detr.data.scenes import CLASS_NAMES, make_scene
 
@@ -103,6 +103,24 @@ def test_a_training_is_not_overwritten_and_can_go_on(written, model, tmp_path):
     nothing = run("--data", written("coco"), "--model", model, "--output", tmp_path / "other", *QUICK, "--resume")
     assert nothing.exit_code == 1
     assert "holds no checkpoint to go on from" in nothing.output
+
+
+def test_masks_are_learnt_too(written, tmp_path):
+    folder, output = tmp_path / "model", tmp_path / "run"
+    config = {**TINY, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
+    DetrForObjectDetection(DetrConfig(**config)).save_pretrained(folder)
+    DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    result = run("--data", written("coco"), "--model", folder, "--output", output, "--masks", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "Best mask AP on the validation images" in result.output
+    assert f"detr segment PHOTO --model {output}" in " ".join(result.output.split())
+    log = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    assert {"loss_dice", "loss_mask", "eval_mask_AP"} <= {name for entry in log for name in entry}
+    assert DetrForSegmentation.from_pretrained(output).config.id2label == open_dataset(written("coco")).id2label
+    assert yaml.safe_load((output / "recipe.yaml").read_text())["training"]["masks"]
+    without = run("--data", written("voc"), "--model", output, "--output", tmp_path / "other", *QUICK)
+    assert without.exit_code == 1
+    assert "scene00.xml, image 0, object 1: masks are to be learnt, but it has none" in without.output
 
 
 def test_a_preview_shows_what_the_model_would_see(written, model, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from transformers_detr import DetrForSegmentation
 from transformers_detr.training.model_changes import PARTS, freeze, resize_queries, set_classes, train_whole_trunk
 
 
@@ -39,6 +40,19 @@ def test_new_classes_survive_saving(tiny_model, images, tmp_path):
     assert again.config.id2label == {0: "a", 1: "b"}
     with torch.no_grad():
         torch.testing.assert_close(again(images).logits, model(images).logits)
+
+
+def test_stuff_stays_stuff(tiny_model):
+    model = tiny_model("dog", "sky", "grass", label_ids_to_fuse=[1, 2])
+    set_classes(model, ["Grass", "tree", "dog"])
+    assert model.config.label_ids_to_fuse == [0]
+
+
+def test_a_segmentation_model_gets_queries_too(tiny_model):
+    detector = tiny_model(encoder_attention_heads=8, decoder_attention_heads=8)
+    model = DetrForSegmentation.from_detector(detector)
+    resize_queries(model, 7)
+    assert len(detector.model.query_position_embeddings.weight) == model.config.num_queries == 7
 
 
 def test_fewer_queries_are_the_first_ones(tiny_model, images):

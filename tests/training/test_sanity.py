@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from rich.console import Console
 from typer import Exit
 
+from transformers_detr import DetrForSegmentation
 from transformers_detr.cli import training_run
+from transformers_detr.training import trainer
 from transformers_detr.training.sanity import IMAGES, overfit
 from transformers_detr.training.starting_points import StartingPoint
 
@@ -18,6 +22,16 @@ def test_eight_images_are_trained_on_and_scored_and_nothing_is_written(tiny_mode
     assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
     assert not list(tmp_path.iterdir())
     assert len(scenes.split("train")) > IMAGES
+
+
+def test_with_masks_their_score_counts(tiny_model, processor, scenes, tmp_path, monkeypatch):
+    def scored(truth, found, kind="bbox"):
+        return SimpleNamespace(summary={"AP": 0.95 if kind == "segm" else 0.1})
+
+    monkeypatch.setattr(trainer, "score_detections", scored)
+    model = DetrForSegmentation.from_detector(tiny_model(encoder_attention_heads=8, decoder_attention_heads=8))
+    arguments = {**ARGUMENTS, "output_dir": str(tmp_path), "train_whole_trunk": False}
+    assert overfit(model, processor, scenes, arguments, steps=2) == 0.95
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from transformers_detr import DetrForObjectDetection, DetrForSegmentation
 from transformers_detr.training.starting_points import edges_for, fine_tuning_defaults, starting_point
 
 
@@ -51,6 +52,62 @@ def test_queries_follow_the_fullest_image_or_the_wish(model_folder, scenes):
     wanted = sum(not item.iscrowd for item in objects)
     assert start.model.config.num_queries == wanted > 20
     assert f"Queries: 20 → {wanted} (an image holds {wanted} objects)." in start.notes
+
+
+@pytest.fixture
+def detector_folder(tiny_model, processor, tmp_path, scenes):
+    """A detector that masks can be put on, of the classes of the scenes but for the last, by default."""
+
+    def write(names=scenes.class_names[:-1]):
+        tiny_model(*names, encoder_attention_heads=8, decoder_attention_heads=8).save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        return str(tmp_path)
+
+    return write
+
+
+def learning(model):
+    return {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+
+
+def test_masks_are_put_on_a_detector(detector_folder, scenes):
+    start = starting_point(detector_folder(scenes.class_names), scenes, masks=True)
+    assert isinstance(start.model, DetrForSegmentation)
+    assert learning(start.model) == {"bbox_attention", "mask_head"}
+    assert start.notes[-1] == "Masks: the parts for them are new; the detector stays as it is."
+    assert start.training["masks"]
+
+
+def test_a_detector_of_other_classes_learns_along(detector_folder, scenes):
+    start = starting_point(detector_folder(), scenes, masks=True)
+    assert learning(start.model) == {"detr", "bbox_attention", "mask_head"}
+    trunk = start.model.detr.model.backbone.conv_encoder.model
+    assert not any(value.requires_grad for value in trunk.conv1.parameters())
+    assert "learns along" in start.notes[-1]
+
+
+def test_a_segmentation_model_goes_on_with_its_masks(detector_folder, scenes, tmp_path):
+    folder = detector_folder()
+    model = DetrForSegmentation.from_detector(DetrForObjectDetection.from_pretrained(folder))
+    model.save_pretrained(folder)
+    start = starting_point(folder, scenes, queries=9)
+    assert start.training["masks"]
+    assert start.model.config.id2label == scenes.id2label
+    assert start.model.detr.class_labels_classifier.out_features == len(scenes.class_names) + 1
+    assert start.model.config.num_queries == 9
+    for name, value in model.mask_head.state_dict().items():
+        assert torch.equal(start.model.mask_head.state_dict()[name], value)
+
+
+def test_masks_need_masks_and_a_trained_detector(detector_folder, scenes):
+    image = next(image for image in scenes.split("train") if image.objects)
+    without = replace(image, objects=(replace(image.objects[0], segmentation=None), *image.objects[1:]))
+    lacking = replace(scenes, splits={**scenes.splits, "train": (without,)})
+    message = f"image {image.id}, annotation {image.objects[0].id}: masks are to be learnt, but it has none"
+    with pytest.raises(ValueError, match=message):
+        starting_point(detector_folder(), lacking, masks=True)
+    with pytest.raises(ValueError, match="learnt by a trained detector"):
+        starting_point("scenes", scenes, masks=True)
 
 
 def test_a_small_recipe_warns_of_little_data(scenes):

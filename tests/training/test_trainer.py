@@ -171,8 +171,21 @@ def test_a_model_with_masks_trains_and_is_scored_by_masks_too(tiny_model, argume
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith(("bbox_attention.", "mask_head.")) for name in changed)
+    assert run.args.metric_for_best_model == "eval_mask_AP"  # that of boxes cannot change
     again = DetrForSegmentation.from_pretrained(run.state.best_model_checkpoint)
     assert again.config.architectures == ["DetrForSegmentation"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "changes", "message"),
+    [(False, {"masks": True}, "has no parts for them"), (True, {"token_weight": 1.0}, "are for detectors")],
+)
+def test_what_a_model_cannot_learn_is_refused(tiny_model, arguments, scenes, processor, masks, changes, message):
+    model = tiny_model(encoder_attention_heads=8, decoder_attention_heads=8)
+    if masks:
+        model = DetrForSegmentation.from_detector(model)
+    with pytest.raises(ValueError, match=message):
+        Trainer(model, arguments(**changes), scenes, processor)
 
 
 def test_the_log_has_the_terms_of_the_loss(trainer):

@@ -50,6 +50,9 @@ def train(
         list[str] | None, typer.Option(metavar="PART", help="What does not learn: trunk, encoder, decoder …")
     ] = None,
     lora: Annotated[int, typer.Option(metavar="RANK", min=0, help="Train LoRA additions of this rank instead.")] = 0,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Give a trained detector parts for masks, and train those.")
+    ] = False,
     precision: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.float32,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
@@ -70,9 +73,10 @@ def train(
     """Train a detector on a labelled data set.
 
     A pretrained model is fine-tuned: its classes become those of the data set, and epochs and learning rate
-    follow from the number of images. A recipe starts afresh. The best model ends up in DIR, ready for
-    `detr detect --model DIR`. Several processes share the work with `torchrun --nproc-per-node N
-    --no-python detr train …`, several machines with `--nnodes` too; `accelerate launch --no_python` does as well.
+    follow from the number of images. A segmentation model learns masks too. A recipe starts afresh. The best
+    model ends up in DIR, ready for `detr detect --model DIR`. Several processes share the work with `torchrun
+    --nproc-per-node N --no-python detr train …`, several machines with `--nnodes` too; `accelerate launch
+    --no_python` does as well.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with console.status("Loading"):
@@ -93,8 +97,8 @@ def train(
     try:
         run.refuse_to_overwrite(output, resume or preview or sanity)
         dataset = run.read_dataset(data, clean, seed, console)
-        start = run.start(model, dataset, size, queries, trunk, seed, console)
-        arguments = run.arguments(output, start, given, settings or [])
+        start = run.start(model, dataset, size, queries, trunk, masks, seed, console)
+        arguments = run.arguments(output, start, given, settings or [], len(dataset.split("train")))
         if preview:
             run.write_preview(start, arguments, dataset, output / "preview.jpg", console)
         elif sanity:

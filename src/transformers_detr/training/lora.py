@@ -7,7 +7,7 @@ from typing import Any
 TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 """Layers of encoder and decoder that get additions."""
 
-HEADS = ["class_labels_classifier", "bbox_predictor"]
+HEADS = ["class_labels_classifier", "bbox_predictor", "bbox_attention", "mask_head"]
 """Layers that are trained as they are."""
 
 

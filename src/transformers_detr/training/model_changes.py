@@ -54,6 +54,11 @@ def set_classes(model: Any, class_names: Sequence[str]) -> list[str]:
     model.class_labels_classifier = new
     config.id2label = dict(enumerate(class_names))
     config.label2id = {name: label for label, name in enumerate(class_names)}
+    if config.label_ids_to_fuse:
+        fused = set(config.label_ids_to_fuse)
+        config.label_ids_to_fuse = [
+            label for label, name in enumerate(class_names) if old_ids.get(name.casefold()) in fused
+        ]
     return kept
 
 
@@ -72,7 +77,8 @@ def resize_queries(model: Any, count: int) -> None:
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    core = getattr(model, "model", model)
+    detector = getattr(model, "detr", model)
+    core = getattr(detector, "model", detector)
     old = core.query_position_embeddings.weight
     new = nn.Embedding(count, old.shape[1]).to(old.device, old.dtype)
     source = torch.arange(count, device=old.device) % len(old)

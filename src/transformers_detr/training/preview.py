@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
 from transformers_detr.training.images import Draw, Sample, TrainingImages
-from transformers_detr.visualize import draw_boxes
+from transformers_detr.visualize import draw_boxes, draw_segments
 
 CELL = 320
 """Width and height in pixels of a sample on the sheet."""
@@ -51,5 +52,17 @@ def _picture(sample: Sample, class_names: Sequence[str]) -> Image.Image:
     factor = (CELL - 2 * MARGIN) / max(image.size)
     image = image.resize((round(image.width * factor), round(image.height * factor)))
     labels = target["class_labels"].tolist()
+    if "masks" in target:
+        image = _tinted(image, target["masks"], labels)
     boxes = boxes_to_pixels(cxcywh_to_xyxy(target["boxes"]), torch.tensor([image.height, image.width]))
     return draw_boxes(image, boxes, [class_names[label] for label in labels], labels)
+
+
+def _tinted(image: Image.Image, masks: Tensor, labels: Sequence[int]) -> Image.Image:
+    """The image with its masks `(N, H, W)`, of another size than it, over it."""
+    ids = np.zeros((image.height, image.width), dtype=np.int64)
+    for number, mask in enumerate(masks.numpy(), start=1):
+        ids[np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)) > 0] = (
+            number
+        )
+    return draw_segments(image, ids, range(1, len(masks) + 1), [""] * len(masks), labels)

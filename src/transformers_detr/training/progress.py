@@ -12,8 +12,11 @@ SHOWN = {
     "loss_ce": "class",
     "loss_bbox": "L1",
     "loss_giou": "GIoU",
+    "loss_mask": "mask",
+    "loss_dice": "dice",
     "eval_AP": "AP",
     "eval_AP50": "AP50",
+    "eval_mask_AP": "mask AP",
     "skipped_steps": "skipped",
 }
 """What is shown, and under which name."""

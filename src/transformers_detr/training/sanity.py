@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 
 from transformers_detr.data.records import LabelledDataset
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.training.arguments import TrainingArguments
 from transformers_detr.training.trainer import Trainer
 
@@ -31,7 +32,7 @@ def overfit(model: Any, processor: Any, dataset: LabelledDataset, arguments: dic
         steps: Most steps; it ends earlier when AP reaches `LEARNT`.
 
     Returns:
-        The best AP on these images.
+        The best AP on these images; of masks, if the model has them.
     """
     images = sorted(dataset.split("train"), key=lambda image: not image.objects)[:IMAGES]
     few = replace(dataset, splits={"train": tuple(images), "val": tuple(images)})
@@ -48,12 +49,16 @@ def overfit(model: Any, processor: Any, dataset: LabelledDataset, arguments: dic
         "lr_scheduler_type": "cosine",
         "report_to": "none",
     }
-    trainer = Trainer(model, TrainingArguments(**settings), few, processor, callbacks=[_EndWhenLearnt()])
+    score = "eval_mask_AP" if isinstance(model, DetrForSegmentation) else "eval_AP"
+    trainer = Trainer(model, TrainingArguments(**settings), few, processor, callbacks=[_EndWhenLearnt(score)])
     trainer.train()
-    return max((entry["eval_AP"] for entry in trainer.state.log_history if "eval_AP" in entry), default=0.0)
+    return max((entry[score] for entry in trainer.state.log_history if score in entry), default=0.0)
 
 
 class _EndWhenLearnt(transformers.TrainerCallback):
+    def __init__(self, score: str):
+        self.score = score
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         """End when the images are known."""
-        control.should_training_stop |= metrics["eval_AP"] >= LEARNT
+        control.should_training_stop |= metrics[self.score] >= LEARNT

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers_detr.data.records import LabelledDataset
-from transformers_detr.loading import load_pretrained
+from transformers_detr.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.training.model_changes import resize_queries, set_classes
 from transformers_detr.training.recipes import Recipe, find_recipe, read_recipe
 
@@ -40,7 +41,7 @@ class StartingPoint:
         warnings: What is likely to go wrong.
     """
 
-    model: DetrForObjectDetection
+    model: DetrForObjectDetection | DetrForSegmentation
     processor: DetrImageProcessor
     source: str | dict[str, Any]
     training: dict[str, Any]
@@ -54,6 +55,7 @@ def starting_point(
     size: int | None = None,
     queries: int | None = None,
     trunk_weights: Path | None = None,
+    masks: bool = False,
 ) -> StartingPoint:
     """Load a pretrained model, or build the model of a recipe, for a data set.
 
@@ -63,18 +65,25 @@ def starting_point(
         size: Shorter side of images, instead of that of the model or recipe.
         queries: Number of queries, instead of the model's.
         trunk_weights: File with timm's weights for the trunk of a recipe's model.
+        masks: Give a trained detector parts for masks; a segmentation model has them.
 
     Raises:
         LoadingError: The model cannot be loaded.
-        ValueError: The recipe is wrong, or trunk weights are given for a model that has its own.
+        ValueError: The recipe is wrong, trunk weights are given for a model that has its own, or masks are to be
+            learnt from a data set without them or by a fresh model.
         OSError: There is no such file of trunk weights.
     """
     path = find_recipe(name)
     recipe = Recipe(model=name) if path is None else read_recipe(path)
+    masks = masks or bool(recipe.training.get("masks"))
     if isinstance(recipe.model, dict):
+        if masks:
+            raise ValueError(
+                "masks are learnt by a trained detector: train it first, then name its folder as the model"
+            )
         start = _fresh(recipe.model, dataset, trunk_weights)
     elif trunk_weights is None:
-        start = _pretrained(recipe.model, dataset)
+        start = _pretrained(recipe.model, dataset, masks)
     else:
         raise ValueError(f"weights for the trunk are for recipes of fresh models, and {recipe.model} is pretrained")
     start.processor = DetrImageProcessor(**start.processor.to_dict() | recipe.processor)
@@ -113,14 +122,43 @@ def edges_for(size: Mapping[str, int]) -> dict[str, Any]:
     return {"edges": edges, "longest_edge": max(longest, shortest)}
 
 
-def _pretrained(name: str, dataset: LabelledDataset) -> StartingPoint:
-    model, processor = load_pretrained(DetrForObjectDetection, name)
+def _pretrained(name: str, dataset: LabelledDataset, masks: bool) -> StartingPoint:
+    has_masks = holds_segmentation(name)
+    kind: type[DetrForObjectDetection | DetrForSegmentation]
+    kind = DetrForSegmentation if has_masks else DetrForObjectDetection
+    model, processor = load_pretrained(kind, name)
     before = model.config.num_labels
-    kept = set_classes(model, dataset.class_names)
+    kept = set_classes(getattr(model, "detr", model), dataset.class_names)
     model.config.auxiliary_loss = True
-    images = len(dataset.split("train"))
-    note = _about_classes(before, dataset.class_names, kept)
-    return StartingPoint(model, processor, name, fine_tuning_defaults(images), [note])
+    notes = [_about_classes(before, dataset.class_names, kept)]
+    training = fine_tuning_defaults(len(dataset.split("train")))
+    if masks or has_masks:
+        refuse_objects_without_masks(dataset)
+        training["masks"] = True
+    if masks and isinstance(model, DetrForObjectDetection):
+        same_classes = before == len(kept) == len(dataset.class_names)
+        model = with_mask_parts(model, learns_along=not same_classes)
+        rest = "stays as it is" if same_classes else "learns along, for its classes are new"
+        notes.append(f"Masks: the parts for them are new; the detector {rest}.")
+    return StartingPoint(model, processor, name, training, notes)
+
+
+def with_mask_parts(detector: DetrForObjectDetection, learns_along: bool) -> DetrForSegmentation:
+    """Put fresh parts for masks on a detector, which is shared, and which learns along or stays as it is."""
+    learning = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    model = DetrForSegmentation.from_detector(detector)
+    for parameter in learning:
+        parameter.requires_grad_(learns_along)
+    return model
+
+
+def refuse_objects_without_masks(dataset: LabelledDataset) -> None:
+    """Raise ValueError if an object that counts has no mask to learn."""
+    for image in (image for images in dataset.splits.values() for image in images):
+        for item in image.objects:
+            if item.segmentation is None and not item.iscrowd:
+                place = item.place or f"annotation {item.id}"
+                raise ValueError(f"{image.source}, image {image.id}, {place}: masks are to be learnt, but it has none")
 
 
 def _about_classes(before: int, names: tuple[str, ...], kept: list[str]) -> str:
