@@ -17,24 +17,25 @@ CONVERSION = PACKAGE.parent.parent / "conversion"
 # all that is in it. Parts on one floor do not know each other.
 FLOORS = [
     # The Hub set
+    "pointwise",
     "boxes coco_masks configuration exact_padding images initial_values norms resizing sizes targets",
     "annotations backbone batching matcher positions postprocessing segmentation segments settings transformer",
     "loss image_processing outputs pretrained",
     "modeling",
     "modeling_segmentation",
     # What one verb alone would not own
-    "attention auto checkpoints custom_code lettering loading lookahead",
-    "visualize",
+    "attention auto checkpoints custom_code lettering loading lookahead video",
+    "backends visualize",
     "cards detections picture_predictor picture_segments verification",
     # The verbs
-    "data evaluation export predictor",
-    "explaining publishing serving training",
+    "data evaluation predictor tracking",
+    "explaining export publishing serving training",
     "cli",
 ]
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts.split()}
 
 IMAGE_SIDE = {"annotations", "batching", "image_processing", "images", "postprocessing", "segments", "settings"}
-KNOWS_NOTHING_OF_OURS = {"checkpoints", "lettering", "lookahead"}
+KNOWS_NOTHING_OF_OURS = {"checkpoints", "lettering", "lookahead", "video"}
 
 VAGUE = {"util", "utils", "misc", "helpers", "common", "tools"}
 HEAVY = {"torch", "transformers", "timm", "scipy", "huggingface_hub", "numpy", "PIL"}
@@ -47,6 +48,7 @@ OPTIONAL = {
     "matplotlib",
     "onnx",
     "onnxruntime",
+    "openvino",
     "pandas",
     "pycocotools",
     "rich",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transformers_detr.cli.inputs import Source
+from transformers_detr.cli.detection_records import CSV_TABLE, detections_of, entries_of, write_csv
+from transformers_detr.cli.inputs import Source, gather_videos
 from transformers_detr.cli.picture_run import (
     BatchSize,
     Device,
@@ -26,7 +26,9 @@ from transformers_detr.cli.picture_run import (
     Recursive,
     Resume,
     Revision,
+    load_predictor,
     run_job,
+    run_settings,
 )
 from transformers_detr.cli.run_folder import RunFolder, write_array
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from transformers_detr.predictor import Detector
 
 COCO_RESULTS = "coco_results.json"
-CSV_TABLE = "predictions.csv"
 
 
 def detect(
@@ -53,18 +54,49 @@ def detect(
     dtype: DtypeName = None,
     revision: Revision = None,
     recursive: Recursive = False,
+    stride: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of a video, look at every N-th frame.", show_default="1")
+    ] = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="In a video, number objects and follow them from frame to frame.")
+    ] = False,
     pictures: Pictures = True,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find objects in pictures.
+    """Find objects in pictures and videos.
 
     For one picture, a table of what was found is shown. With --output, DIR receives annotated/ (a copy of
     each picture with its boxes), predictions.jsonl (a line per picture, in input order, written as the run
     goes on) and, at the end, coco_results.json and predictions.csv.
 
+    From a video, DIR receives predictions.jsonl (a line per frame, with its time), predictions.csv, and an annotated
+    copy with the sound of the original. `--no-pictures` leaves the copy out.
+
     A picture that cannot be read is reported and skipped; the exit status is then 1.
     """
+    try:
+        videos = gather_videos(inputs)
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if videos:
+        from transformers_detr.cli.video_run import detect_in_videos
+
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        detect_in_videos(
+            videos,
+            output,
+            partial(load_predictor, _detector, {}, model, device, dtype, revision, console),
+            run_settings(model, revision, dtype, threshold, batch_size),
+            console,
+            stride=stride or 1,
+            track=track,
+            pictures=pictures,
+            resume=resume,
+            overwrite=overwrite,
+        )
+    if stride or track:
+        raise typer.BadParameter("--stride and --track are for videos")
     job = Job(
         predictor=_detector,
         options={},
@@ -98,42 +130,14 @@ def _detector() -> type[Detector]:
 
 
 def _record(source: Source, found: Detections, output: Path | None) -> dict[str, Any]:
-    pairs = zip(found.to_dict(), found.labels.tolist(), strict=True)
-    return {"detections": [{**entry, "category_id": label} for entry, label in pairs]}
+    return {"detections": entries_of(found)}
 
 
 def _finish(run: RunFolder) -> None:
     records = (record for record in run.records() if "error" not in record)
-    entries = (entry for record in records for entry in _detections(record).to_coco(record["image_id"]))
+    entries = (entry for record in records for entry in detections_of(record).to_coco(record["image_id"]))
     run.write_aside(COCO_RESULTS, lambda file: write_array(entries, file))
-    run.write_aside(CSV_TABLE, lambda file: _write_csv(run.records(), file))
-
-
-def _detections(record: dict[str, Any]) -> Detections:
-    """Rebuild the detections of a picture from its record."""
-    import numpy as np
-
-    from transformers_detr.detections import Detections
-
-    found = record["detections"]
-    boxes = [[entry["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for entry in found]
-    return Detections(
-        boxes_xyxy_px=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        scores=np.array([entry["score"] for entry in found], dtype=np.float32),
-        labels=np.array([entry["category_id"] for entry in found], dtype=np.int64),
-        names=[entry["label"] for entry in found],
-        image_size=(record["height"], record["width"]),
-    )
-
-
-def _write_csv(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
-    """Write a table with one row per detection."""
-    writer = csv.writer(file)
-    writer.writerow(["file", "label", "category_id", "score", "xmin", "ymin", "xmax", "ymax"])
-    for record in records:
-        for found in record.get("detections", ()):
-            box = [found["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
-            writer.writerow([record["file"], found["label"], found["category_id"], found["score"], *box])
+    run.write_aside(CSV_TABLE, lambda file: write_csv(run.records(), file))
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ PICTURE_ENDINGS = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+VIDEO_ENDINGS = frozenset({".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ def gather_sources(inputs: Sequence[str], recursive: bool, leave_out: Sequence[P
     pictures = _unique_names(list(names.values()))
     ids = _image_ids(list(names.values()))
     return [Source(*parts) for parts in zip(names, pictures, ids, strict=True)]
+
+
+def gather_videos(inputs: Sequence[str]) -> list[Path]:
+    """List the videos that files and glob patterns name, by their ending.
+
+    Args:
+        inputs: Paths, patterns and URLs.
+
+    Returns:
+        The videos, none twice; empty if the inputs name something else.
+
+    Raises:
+        ValueError: They name both.
+    """
+    paths = [Path(location) for entry in inputs if _may_be_video(entry) for location, _ in _expand(entry, False, ())]
+    if paths and not all(map(_may_be_video, inputs)):
+        other = next(entry for entry in inputs if not _may_be_video(entry))
+        raise ValueError(f"pictures and videos go into runs of their own, got {other} beside {paths[0]}")
+    return list(dict.fromkeys(paths))
+
+
+def _may_be_video(entry: str) -> bool:
+    return not entry.startswith(URL_PREFIXES) and Path(entry).suffix.lower() in VIDEO_ENDINGS
 
 
 def _expand(entry: str, recursive: bool, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:

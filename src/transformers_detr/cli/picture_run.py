@@ -121,16 +121,7 @@ def run_job(
             raise typer.Exit(1)
         job.show(record)
         return
-    settings = {
-        "version": __version__,
-        "model": model,
-        "revision": revision,
-        "dtype": dtype,
-        **job.options,
-        "threshold": threshold,
-        "batch_size": batch_size,
-        "pictures": pictures,
-    }
+    settings = run_settings(model, revision, dtype, threshold, batch_size, **job.options, pictures=pictures)
     try:
         run = RunFolder(output, settings, [s.location for s in sources], resume=resume, overwrite=overwrite)
     except RunFolderError as error:
@@ -141,6 +132,14 @@ def run_job(
         pace = fill_run_folder(run, records, len(sources), console)
     job.finish(run)
     raise typer.Exit(1 if _conclude(job, run, pace) else 0)
+
+
+def run_settings(
+    model: str, revision: str | None, dtype: str | None, threshold: float | None, batch_size: int, **more: Any
+) -> dict[str, Any]:
+    """What the records of a run depend on."""
+    settings = {"version": __version__, "model": model, "revision": revision, "dtype": dtype}
+    return {**settings, "threshold": threshold, "batch_size": batch_size, **more}
 
 
 def load_predictor(

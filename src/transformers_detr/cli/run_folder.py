@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 RECORDS = "predictions.jsonl"
 SETTINGS = "run.json"
 
+PROGRESS_COLUMNS = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+
 
 class RunFolderError(Exception):
     """The output folder does not allow what was asked."""
@@ -137,14 +139,17 @@ class RunFolder:
         self.done = len(recorded)
 
 
-def fill_run_folder(run: RunFolder, records: Iterator[dict[str, Any]], total: int, console: Console) -> str:
+def fill_run_folder(
+    run: RunFolder, records: Iterator[dict[str, Any]], total: int | None, console: Console, noun: str = "pictures"
+) -> str:
     """Append records as they come, under a progress bar; report failures; end the command if it is stopped.
 
     Args:
         run: Receives the records.
         records: Those of the pictures that have none yet.
-        total: Number of pictures of the whole run.
+        total: Number of pictures of the whole run; None if nobody knows.
         console: Where the bar and the failures are shown.
+        noun: What there is a record of.
 
     Returns:
         The pace, as a part of a sentence.
@@ -152,9 +157,8 @@ def fill_run_folder(run: RunFolder, records: Iterator[dict[str, Any]], total: in
     Raises:
         typer.Exit: The user stopped the run, memory or disk did not suffice.
     """
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     begun, start = run.done, time.perf_counter()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*PROGRESS_COLUMNS, console=console, transient=True) as progress:
         task = progress.add_task("", total=total, completed=begun)
         try:
             for record in records:
@@ -163,12 +167,12 @@ def fill_run_folder(run: RunFolder, records: Iterator[dict[str, Any]], total: in
                 if "error" in record:
                     report_failure(record, progress.console)
         except KeyboardInterrupt:
-            _stop(run, total, "", 130, console)
+            _stop(run, total, noun, "", 130, console)
         except (OSError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
-            _stop(run, total, f": {str(error).splitlines()[0]}", 1, console)
-    return f", {(run.done - begun) / (time.perf_counter() - start):.2f} pictures/s"
+            _stop(run, total, noun, f": {str(error).splitlines()[0]}", 1, console)
+    return f", {(run.done - begun) / (time.perf_counter() - start):.2f} {noun}/s"
 
 
 def write_array(entries: Iterable[Any], file: IO[str]) -> None:
@@ -185,6 +189,7 @@ def report_failure(record: dict[str, Any], console: Console) -> None:
     console.print(f"[red]skipped[/] {escape(record['file'])}: {escape(record['error'])}")
 
 
-def _stop(run: RunFolder, total: int, reason: str, status: int, console: Console) -> NoReturn:
-    console.print(f"[red]Stopped[/] after {run.done} of {total} pictures{escape(reason)}; go on with --resume")
+def _stop(run: RunFolder, total: int | None, noun: str, reason: str, status: int, console: Console) -> NoReturn:
+    whole = "" if total is None else f" of {total}"
+    console.print(f"[red]Stopped[/] after {run.done}{whole} {noun}{escape(reason)}; go on with --resume")
     raise typer.Exit(status)
