@@ -19,7 +19,7 @@ from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegment
 from transformers_detr.custom_code import CODE_FILES, add_custom_code
 
 ENTRIES = ("configuration_detr", "modeling_detr", "modeling_segmentation_detr", "image_processing_detr")
-REQUIRED = {"numpy", "PIL", "torch", "transformers"}
+REQUIRED = {"numpy", "PIL", "safetensors", "torch", "transformers"}
 TOLERANCES = {
     "logits": {"rtol": 1e-5, "atol": 1e-4},
     "pred_boxes": {"rtol": 0, "atol": 1e-5},

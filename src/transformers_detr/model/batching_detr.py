@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
@@ -34,11 +35,18 @@ def largest_size(sizes: Sequence[Size], pad_size: Size | None = None) -> Size:
     return pad_size
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of zeros in memory from NumPy.
+
+    NumPy asks the system for large pages, torch does not; in small ones the first touch of a batch takes longer than
+    all that is computed for it.
+    """
+    return torch.from_numpy(np.zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+
+
 def real_pixels(sizes: Sequence[Size], padded: Size) -> Tensor:
     """The mask `(B, H, W)` of a padded batch: int64, 1 where an image is, 0 where it was padded."""
-    if all(size == padded for size in sizes):
-        return torch.ones((len(sizes), *padded), dtype=torch.int64)
-    mask = torch.zeros((len(sizes), *padded), dtype=torch.int64)
+    mask = zeros((len(sizes), *padded), torch.int64)
     for image_mask, (height, width) in zip(mask, sizes, strict=True):
         image_mask[:height, :width] = 1
     return mask
@@ -46,7 +54,11 @@ def real_pixels(sizes: Sequence[Size], padded: Size) -> Tensor:
 
 def stack_padded(tensors: Sequence[Tensor], padded: Size, value: float = 0) -> Tensor:
     """Stack tensors `(..., h, w)`, equal but for h and w, to `(B, ..., H, W)`; what is missing becomes `value`."""
-    batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], *padded), value)
+    shape, first = (len(tensors), *tensors[0].shape[:-2], *padded), tensors[0]
+    if first.device.type == "cpu" and first.dtype == torch.float32 and value == 0:
+        batch = zeros(shape)
+    else:
+        batch = first.new_full(shape, value)
     for place, tensor in zip(batch, tensors, strict=True):
         place[..., : tensor.shape[-2], : tensor.shape[-1]] = tensor
     return batch

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from .annotations_detr import (
     relative_target,
     resize_target,
 )
-from .batching_detr import DetrBatch, PreparedSize, largest_size, real_pixels, stack_padded
+from .batching_detr import DetrBatch, PreparedSize, largest_size, real_pixels, stack_padded, zeros
 from .images_detr import array_planes, channels_last, load_image
 from .postprocessing_detr import post_process_object_detection
 from .resizing_detr import SizeDict, read_size, resized_size
@@ -312,21 +313,27 @@ class DetrImageProcessor(BaseImageProcessor):
     def _pixel_values(
         self, pictures: Sequence[Picture], sizes: Sequence[Size], padded: Size | None
     ) -> Tensor | list[Tensor]:
-        """Resize, rescale and normalise each image straight into its place in the batch."""
+        """Resize, rescale and normalise each image straight into its place in the batch, several at a time."""
         batch: Tensor | list[Tensor]
-        if padded is not None:
-            batch = torch.zeros((len(pictures), 3, *padded))
-        elif len(set(sizes)) == 1:
-            batch = torch.empty((len(pictures), 3, *sizes[0]))
+        if padded is not None or len(set(sizes)) == 1:
+            batch = zeros((len(pictures), 3, *(padded or sizes[0])))
         else:
-            batch = [torch.empty((3, *size)) for size in sizes]
+            batch = [zeros((3, *size)) for size in sizes]
         scale, shift = self._scale_and_shift()
-        for place, parts, (height, width) in zip(batch, pictures, sizes, strict=True):
+
+        def fill(place: Tensor, parts: Picture, size: Size) -> None:
+            height, width = size
             bands = [band for part in parts for band in part.resize((width, height), resampling(self.resample)).split()]
             for channel, band in enumerate(bands):
                 plane = place[channel, :height, :width].numpy()
                 np.multiply(np.asarray(band), scale[channel], out=plane)
                 plane += shift[channel]
+
+        if len(pictures) == 1:
+            fill(batch[0], pictures[0], sizes[0])
+        else:
+            with ThreadPoolExecutor(min(len(pictures), torch.get_num_threads())) as threads:
+                list(threads.map(fill, batch, pictures, sizes))
         return batch
 
     def _scale_and_shift(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

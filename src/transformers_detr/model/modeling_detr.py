@@ -39,6 +39,7 @@ from .transformer_detr import Attended, DetrDecoder, DetrDecoderLayer, DetrEncod
 from .boxes_detr import box_area  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
 from .norms_detr import fold_batch_norms  # noqa: F401
+from .pointwise_detr import DetrLinear  # noqa: F401
 
 
 class DetrBackbone(nn.Module):

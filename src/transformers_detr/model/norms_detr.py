@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import initialization as init
 
+from .pointwise_detr import convolve_pixels, goes_to_onednn
+
 
 class DetrFrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine parameters are constants, followed by what was fused with it.
@@ -113,7 +115,10 @@ class DetrNormedConv2d(nn.Conv2d):
             return super().forward(input)
         scale, shift = norm.scale_and_shift()
         bias = shift if self.bias is None else shift + self.bias * scale
-        return self._conv_forward(input, self.weight * scale[:, None, None, None], bias)
+        weight = self.weight * scale[:, None, None, None]
+        if self.kernel_size == (1, 1) and self.padding == (0, 0) and goes_to_onednn(input):
+            return convolve_pixels(input, weight, bias, self.stride, self.groups)
+        return self._conv_forward(input, weight, bias)
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
@@ -162,12 +167,16 @@ def fold_batch_norms(trunk: nn.Module, num_channels: int) -> None:
         if type(module) is nn.Conv2d:
             outputs[id(output)] = (module, output)
 
-    def pair(module: nn.Module, inputs: Any) -> None:
-        if isinstance(module, DetrFrozenBatchNorm2d) and id(inputs[0]) in outputs:
+    def pair(module: Any, inputs: Any) -> tuple[Tensor]:
+        if id(inputs[0]) in outputs:
             pairs.append((outputs[id(inputs[0])][0], module, inputs[0]))
+        return (inputs[0].detach(),)  # one use, and another tensor from here on
 
+    norms = [module for module in parents if isinstance(module, DetrFrozenBatchNorm2d)]
     hooks = [module.register_forward_hook(remember) for module in parents if isinstance(module, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(pair) for m in parents if isinstance(m, DetrFrozenBatchNorm2d)]
+    for norm in norms:
+        hooks.append(norm.register_forward_pre_hook(pair))
+        norm.folded = True  # computes nothing, for the time of this trial
     training, uses = trunk.training, _Uses()
     try:
         example = next(trunk.parameters())
@@ -179,6 +188,8 @@ def fold_batch_norms(trunk: nn.Module, num_channels: int) -> None:
         trunk.train(training)
         for hook in hooks:
             hook.remove()
+        for norm in norms:
+            norm.folded = False
     for convolution, norm, features in pairs:
         if uses.count[id(features)] == 1:
             parent, name = parents[convolution]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.modeling_utils import PreTrainedModel
 
 from .backbone_detr import DetrConvEncoder
 from .configuration_detr import DetrConfig
+
+LEARNED_POSITIONS = r"backbone\.position_embedding\."
+"""Where transformers 4 has learned positions."""
 
 
 class DetrPreTrainedModel(PreTrainedModel):
@@ -44,8 +50,31 @@ class DetrPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load as `PreTrainedModel.from_pretrained` does; also learned positions by their name in transformers 4."""
-        kwargs.setdefault("key_mapping", {r"backbone\.position_embedding\.": "position_embedding."})
+        kwargs.setdefault("key_mapping", {LEARNED_POSITIONS: "position_embedding."})
         return super().from_pretrained(*args, **kwargs)
+
+    @classmethod
+    def get_init_context(cls, *args: Any, **kwargs: Any) -> list[Any]:
+        """What surrounds the building of a model that is to be loaded; no value is drawn that would be replaced."""
+        return [*super().get_init_context(*args, **kwargs), init.no_init_weights()]
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Put tensors that fit as they are straight in their places, and leave the others to the base class.
+
+        The names in memory are the stored ones, so this is nearly every tensor; the base class compiles a pattern for
+        each of them, which takes it longer than all the rest of loading.
+        """
+        placed: set[str] = set()
+        if state_dict is None and _is_plain(model, checkpoint_files, load_config):
+            state_dict, placed = _place_what_fits(model, checkpoint_files)
+        info, index = PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
+        info.missing_keys -= placed
+        return info, index
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a trunk."""
@@ -70,3 +99,40 @@ class DetrPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+
+def _is_plain(model: nn.Module, checkpoint_files: list[str] | None, load_config: Any) -> bool:
+    """Whether weights are asked for as they are stored and named, in the memory of this machine."""
+    renamed = [pattern for mapping in load_config.weight_mapping or [] for pattern in mapping.source_patterns]
+    names = "\n".join(model.state_dict())
+    return (
+        all(path.endswith(".safetensors") for path in checkpoint_files or [""])
+        and not any((load_config.device_map, load_config.hf_quantizer, load_config.dtype_plan))
+        and not getattr(load_config, "disable_mmap", False)
+        and not any(re.search(pattern, names, re.MULTILINE) for pattern in renamed)
+        and not is_deepspeed_zero3_enabled()
+        and not is_fsdp_enabled()
+    )
+
+
+def _place_what_fits(model: nn.Module, checkpoint_files: list[str]) -> tuple[dict[str, Tensor], set[str]]:
+    """Give a model the tensors that have the name, shape and dtype of one of its own.
+
+    Returns:
+        The other tensors, at least one, since the base class shows its progress; the names of those that were placed.
+    """
+    stored: dict[str, Tensor] = {}
+    for path in checkpoint_files:
+        with safe_open(path, framework="pt") as file:
+            stored |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+    own = model.state_dict()
+    fitting = {
+        name: stored.pop(name)
+        for name, value in own.items()
+        if len(stored) > 1 and name in stored and (stored[name].shape, stored[name].dtype) == (value.shape, value.dtype)
+    }
+    model.load_state_dict(fitting, strict=False, assign=True)
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name in fitting:
+            value._is_hf_initialized = True
+    return stored, set(fitting)

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .initial_values_detr import torch_default_bias, xavier
+from .pointwise_detr import DetrLinear
 
 
 class Attended(NamedTuple):
@@ -93,10 +94,10 @@ class DetrAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.dropout = dropout
         self.config = config
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = DetrLinear(width, width)
+        self.k_proj = DetrLinear(width, width)
+        self.v_proj = DetrLinear(width, width)
+        self.out_proj = DetrLinear(width, width)
 
     def initialise(self) -> None:
         """Xavier uniform; the original holds queries, keys and values in one matrix, which counts as one."""
@@ -171,8 +172,8 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = DetrAttention(width, num_heads, attention_dropout, config)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, width)
+        self.fc1 = DetrLinear(width, ffn_dim)
+        self.fc2 = DetrLinear(ffn_dim, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.activation_fn = ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)

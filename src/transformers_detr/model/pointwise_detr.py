@@ -1,0 +1,50 @@
+"""Linear layers and convolutions of one pixel on the CPU, by the quicker of torch's two libraries.
+
+For matrix products in float32 torch calls MKL, which uses half of what AMD's processors can do; convolutions go to
+oneDNN, which uses all of it. A linear layer over tokens is a convolution of one pixel; and a convolution of one pixel
+that is called dilated, which changes nothing where there is nothing to spread, always goes to oneDNN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 20481
+"""Numbers in the input from which on torch gives convolutions of a single image to oneDNN."""
+
+
+def goes_to_onednn(features: Tensor) -> bool:
+    """Whether a dilated convolution of one pixel over these features is the quicker way.
+
+    Never in graphs: compilers choose for themselves, and exported graphs shall hold linear layers.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return (
+        features.device.type == "cpu"
+        and features.dtype == torch.float32
+        and features.numel() >= SMALLEST
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+def convolve_pixels(
+    features: Tensor, weight: Tensor, bias: Tensor | None, stride: int | tuple[int, ...] = 1, groups: int = 1
+) -> Tensor:
+    """Convolve `(B, channels, h, w)` with kernels of one pixel `(outputs, channels / groups, 1, 1)`, by oneDNN."""
+    return nn.functional.conv2d(features, weight, bias, stride, 0, dilation=2, groups=groups)
+
+
+class DetrLinear(nn.Linear):
+    """A linear layer over tokens."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Tokens `(B, tokens, inputs)` to `(B, tokens, outputs)`; other shapes as any linear layer."""
+        plain = type(self.weight) is nn.Parameter  # not one of the quantised kinds
+        if input.dim() != 3 or not plain or not goes_to_onednn(input):
+            return super().forward(input)
+        pixels = input[:, None].permute(0, 3, 1, 2)  # (B, inputs, 1, tokens), channels last
+        return convolve_pixels(pixels, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)[:, 0]
