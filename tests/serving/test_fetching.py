@@ -12,6 +12,17 @@ from transformers_detr.serving import fetching
 from transformers_detr.serving.fetching import fetch, is_public
 from transformers_detr.serving.refusals import Refusal
 
+NOT_PUBLIC = [
+    *("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+    *("224.0.0.1", "255.255.255.255", "192.0.2.1", "240.0.0.1", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1"),
+    *("ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
+    "2001:db8::1",
+]
+HERE = [
+    *("http://127.0.0.1/", "http://localhost/", "http://127.1/", "http://2130706433/", "http://0x7f.1/", "http://0/"),
+    *("http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://169.254.169.254/", "http://u:p@127.0.0.1/"),
+]
+
 
 class Site(http.server.BaseHTTPRequestHandler):
     content = b""
@@ -69,14 +80,7 @@ def this_machine_is_public(monkeypatch):
     monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1" or is_public(address))
 
 
-@pytest.mark.parametrize(
-    "address",
-    """
-    127.0.0.1 127.9.9.9 0.0.0.0 10.0.0.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 224.0.0.1 255.255.255.255
-    192.0.2.1 240.0.0.1 :: ::1 fe80::1 fe80::1%eth0 fc00::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 2002:7f00:1::
-    64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 2001:db8::1
-    """.split(),
-)
+@pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_these_are_not_public(address):
     assert not is_public(address)
 
@@ -88,13 +92,7 @@ def test_these_are_public(address):
     assert is_public(address)
 
 
-@pytest.mark.parametrize(
-    "url",
-    """
-    http://127.0.0.1/ http://localhost/ http://127.1/ http://2130706433/ http://0x7f.1/ http://[::1]/ http://0/
-    http://[::ffff:127.0.0.1]/ http://169.254.169.254/ http://u:p@127.0.0.1/
-    """.split(),
-)
+@pytest.mark.parametrize("url", HERE)
 def test_private_addresses_are_refused_however_they_are_written(url):
     with pytest.raises(Refusal, match=r"not public|cannot be fetched"):
         fetch(url, 1000, 5)

@@ -125,6 +125,7 @@ def test_sigterm_under_load(tmp_path, pictures):
     finally:
         process.kill()
         reader.join()
+        process.stderr.close()
     assert not load.lost
     assert set(load.answered) == {200}
     assert len(load.answered) >= 100
