@@ -16,6 +16,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from transformers_detr.backends.exported_model import ExportedModel
+from transformers_detr.backends.layout import Backend, Precision
+from transformers_detr.backends.opening import open_exported
 from transformers_detr.loading import load_pretrained
 from transformers_detr.lookahead import map_ahead
 from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
@@ -67,7 +70,7 @@ class PicturePredictor(ABC, Generic[Result]):
     default_model: ClassVar[str]
     """Hub id that `from_pretrained` loads if no other is named."""
 
-    def __init__(self, model: PreTrainedModel, image_processor: DetrImageProcessor):
+    def __init__(self, model: PreTrainedModel | ExportedModel, image_processor: DetrImageProcessor):
         self.model = model
         self.image_processor = image_processor
 
@@ -83,6 +86,8 @@ class PicturePredictor(ABC, Generic[Result]):
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        backend: Backend | None = None,
+        precision: Precision = "fp32",
         **options: Any,
     ) -> Self:
         """Load from the Hub or a folder.
@@ -92,12 +97,20 @@ class PicturePredictor(ABC, Generic[Result]):
                 `default_model`.
             device: Where to run. If not given, an accelerator if there is one, else the CPU.
             dtype: Such as `torch.bfloat16` or its name. If not given, that of the stored weights.
+            backend: "onnx", "openvino" or "torch": run what `detr export` wrote into a folder. If not given, the
+                weights in PyTorch.
+            precision: Of a backend: "fp32", "fp16" or "int8".
             **options: See `transformers_detr.loading.load_pretrained`: `revision`, `token`, `cache_dir`,
                 `local_files_only`, and arguments of the model's own `from_pretrained`.
 
         Raises:
             LoadingError: The model could not be loaded; the message says why and what to do.
+            ValueError: There is no such backend or precision, or the backend cannot use the device.
         """
+        if backend is not None:
+            folder = name_or_folder or cls.default_model
+            architecture = cls.model_class.__name__
+            return cls(*open_exported(folder, backend, precision, str(device or "cpu"), architecture))
         if dtype is not None:
             options["dtype"] = dtype
         model, image_processor = load_pretrained(cls.model_class, name_or_folder or cls.default_model, **options)

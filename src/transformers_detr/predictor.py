@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.detections import Detections
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
@@ -84,7 +85,10 @@ class Segmenter(PicturePredictor[Segments]):
     default_model = "facebook/detr-resnet-50-panoptic"
 
     def __init__(
-        self, model: DetrForSegmentation, image_processor: DetrImageProcessor, task: SegmentationTask = "panoptic"
+        self,
+        model: DetrForSegmentation | ExportedModel,
+        image_processor: DetrImageProcessor,
+        task: SegmentationTask = "panoptic",
     ):
         super().__init__(model, image_processor)
         if task not in get_args(SegmentationTask):

@@ -6,6 +6,7 @@ and `--maxShapes`, or a file of a fixed size).
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,8 +25,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 Feed = dict[str, NDArray[np.generic]]
 """One batch by the names of the inputs."""
 
-_UNTOUCHED = ("decoder", "class_labels_classifier", "bbox_predictor", "bbox_attention", "mask_head")
-"""Parts that stay float32 when the rest is calibrated: small, and their errors go straight into boxes and classes."""
+_TRUNK_OPERATIONS = ("Conv", "MaxPool", "Add", "Where")
+"""What is calibrated in the trunk; of the encoder, which needs its sums and norms in float32, only matrix products."""
 
 
 def write_onnx(
@@ -55,7 +56,21 @@ def write_onnx(
         )
     if onnx is None:
         raise RuntimeError("torch.onnx.export gave no program")
+    _name_by_module(onnx.model.graph)
     onnx.save(path)
+
+
+def _name_by_module(graph: Any) -> None:
+    """Name nodes after the modules they come from, in place of notes that hold stack traces of this machine."""
+    for number, node in enumerate(graph):
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        module = next((scope for scope in reversed(scopes[:-1]) if scope), "graph")
+        node.name = f"{module}/{node.op_type}_{number}"
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def quantize_weights(source: Path, path: Path) -> None:
@@ -87,6 +102,7 @@ def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None
             return next(self.feeds, None)
 
     graph = onnx.load(source, load_external_data=False).graph
+    weights = {weight.name for weight in graph.initializer}
     quantize_static(
         source,
         path,
@@ -95,12 +111,12 @@ def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm", "MaxPool", "Add", "Where"],
-        nodes_to_exclude=[node.name for node in graph.node if _is_untouched(node)],
+        nodes_to_quantize=[node.name for node in graph.node if _is_calibrated(node, weights)],
     )
 
 
-def _is_untouched(node: Any) -> bool:
-    """Whether a node belongs to a part that stays float32, by the module that torch's exporter noted on it."""
-    scopes = next((item.value for item in node.metadata_props if item.key == _SCOPES), "")
-    return any(f"{part}'" in scopes or f"{part}." in scopes for part in _UNTOUCHED)
+def _is_calibrated(node: Any, weights: set[str]) -> bool:
+    """Whether a node, named by `_name_by_module`, is rounded to 8 bits; `weights` are names of constants."""
+    if "backbone" in node.name:
+        return node.op_type in _TRUNK_OPERATIONS
+    return "model.encoder" in node.name and node.op_type == "MatMul" and node.input[1] in weights
