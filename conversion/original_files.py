@@ -94,6 +94,8 @@ def read(path: Path) -> dict[str, Tensor]:
         check_weight_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # the original stores its arguments so
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except ConversionError:
+        raise
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ConversionError(f"{path}: there is no such file") from error
     except LoadingError as error:

@@ -217,6 +217,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(weights, tmp_path
         assert main(["detr-resnet-50", "--checkpoint", str(path), "--output", str(tmp_path / "out")]) == 1
         error = capsys.readouterr().err
         assert error.startswith(f"error: {path}: ")
+        assert error.count(str(path)) == 1
         assert error.count("\n") == 1
         with pytest.raises(ConversionError, match=message):
             read(path)
