@@ -24,7 +24,7 @@ FLOORS = [
     "modeling",
     "modeling_segmentation",
     # What one verb alone would not own
-    "attention auto checkpoints custom_code lettering loading lookahead video",
+    "attention auto checkpoints custom_code lettering loading lookahead pages video",
     "backends visualize",
     "cards detections picture_predictor picture_segments verification",
     # The verbs

@@ -36,8 +36,8 @@ def precision_recall_by_iou(scores: AveragePrecision) -> str:
         label = f"IoU {threshold:.2f}" if index % 3 == 0 else None
         mean = scores.precision[index][:, shown].mean(axis=1)
         axes.plot(recall, mean, color=RIGHT, alpha=1 - 0.08 * index, label=label)
-    _legend(axes, loc="upper right")
-    return _svg(figure)
+    legend(axes, loc="upper right")
+    return svg_text(figure)
 
 
 def precision_recall_by_class(scores: AveragePrecision) -> str:
@@ -53,8 +53,8 @@ def precision_recall_by_class(scores: AveragePrecision) -> str:
             axes.plot(recall, values, color=NEUTRAL, alpha=0.4, linewidth=0.8)
     if shown:
         axes.plot(recall, at_50.mean(axis=1), color="black", linewidth=2.2, label="mean")
-    _legend(axes, loc="lower left")
-    return _svg(figure)
+    legend(axes, loc="lower left")
+    return svg_text(figure)
 
 
 def threshold_chart(curve: Curve, best: OperatingPoint) -> str:
@@ -62,12 +62,12 @@ def threshold_chart(curve: Curve, best: OperatingPoint) -> str:
     figure, axes = _unit_chart("Score threshold", "")
     columns = ((curve.precision, RIGHT, "precision"), (curve.recall, WRONG, "recall"), (curve.f1, "black", "F1"))
     for values, colour, name in columns:
-        keep = _thinned(len(values))
+        keep = thinned(len(values))
         axes.plot(curve.thresholds[keep], values[keep], color=colour, label=name)
     if np.isfinite(best.threshold):
         axes.axvline(best.threshold, color=NEUTRAL, linestyle=":", label=f"best F1 at {best.threshold:.2f}")
-    _legend(axes, loc="best")
-    return _svg(figure)
+    legend(axes, loc="best")
+    return svg_text(figure)
 
 
 def score_chart(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> str:
@@ -82,10 +82,10 @@ def score_chart(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> str:
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set(xlabel="Score", ylabel="Detections", xlim=(0, 1))
     axes.set_ylim(bottom=0)
-    _legend(axes, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    legend(axes, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     axes.grid(alpha=0.25)
-    _plain(axes)
-    return _svg(figure)
+    plain(axes)
+    return svg_text(figure)
 
 
 def size_chart(scores: AveragePrecision, objects: dict[str, int]) -> str:
@@ -100,8 +100,8 @@ def size_chart(scores: AveragePrecision, objects: dict[str, int]) -> str:
     axes.set_xticks(range(3), [f"{n}\n{a}\n{objects[n]} objects" for n, a in zip(names, areas, strict=True)])
     axes.set(ylabel="AP in per cent", ylim=(0, 110))
     axes.set_yticks(range(0, 101, 20))
-    _plain(axes)
-    return _svg(figure)
+    plain(axes)
+    return svg_text(figure)
 
 
 def confusion_chart(counts: NDArray[np.int64], names: list[str]) -> str:
@@ -124,7 +124,7 @@ def confusion_chart(counts: NDArray[np.int64], names: list[str]) -> str:
         if count:
             colour = "white" if shares[row, column] > 0.55 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _unit_chart(x: str, y: str) -> tuple[Figure, Axes]:
@@ -132,7 +132,7 @@ def _unit_chart(x: str, y: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
-    _plain(axes)
+    plain(axes)
     return figure, axes
 
 
@@ -141,16 +141,18 @@ def _classes_with_objects(scores: AveragePrecision) -> list[int]:
     return np.flatnonzero(~np.isnan(scores.precision).any(axis=(0, 1))).tolist()
 
 
-def _legend(axes: Axes, **place: Any) -> None:
+def legend(axes: Axes, **place: Any) -> None:
+    """Show the names of what is drawn, if anything is."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(framealpha=0.8, edgecolor="none", **place)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Leave out the frame above and to the right."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _thinned(length: int, most: int = 600) -> NDArray[np.int64]:
+def thinned(length: int, most: int = 600) -> NDArray[np.int64]:
     """At most so many positions, evenly spread: a curve of 500,000 points would make a file of megabytes."""
     return np.unique(np.linspace(0, max(length - 1, 0), min(length, most)).astype(np.int64))
 
@@ -159,7 +161,8 @@ def _short(name: str, longest: int = 16) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """A figure as SVG, the same for the same numbers."""
     text = io.StringIO()
     with rc_context(_STYLE):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

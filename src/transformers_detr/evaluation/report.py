@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import json
 import math
 from collections import Counter
@@ -13,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,6 +26,7 @@ from transformers_detr.evaluation.diagnosis import (
 )
 from transformers_detr.evaluation.evaluate import Evaluation
 from transformers_detr.evaluation.published import Comparison
+from transformers_detr.pages.rendering import jpeg_url, render_page, svg_url
 from transformers_detr.visualize import contact_sheet, draw_boxes
 
 WORST_IMAGES = 12
@@ -145,13 +143,11 @@ def _page(
     confusion: NDArray[np.int64],
     tiles: Sequence[Tile],
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "signed": _signed, "score": _score, "width": _width}
     panoptic = evaluation.panoptic
     files = {image["id"]: image["file_name"] for image in evaluation.ground_truth["images"]}
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        Path(__file__).parent,
+        "report.html.jinja",
         title=title,
         images=len(files),
         objects=sum(row["objects"] for row in classes),
@@ -168,7 +164,7 @@ def _page(
         panoptic=panoptic and [("All", panoptic.all), ("Things", panoptic.things), ("Stuff", panoptic.stuff)],
         published=comparison,
         charts=_charts(evaluation, threshold, confusion, [row["name"] for row in classes]),
-        tiles=[{"alt": tile.caption, "caption": tile.caption, "src": _jpeg_url(tile.picture)} for tile in tiles],
+        tiles=[{"alt": tile.caption, "caption": tile.caption, "src": jpeg_url(tile.picture)} for tile in tiles],
         threshold=threshold,
         settings=settings,
     )
@@ -201,7 +197,7 @@ def _charts(
             charts.confusion_chart(confusion, names),
         ),
     ]
-    return [{"caption": caption, "alt": caption, "src": _svg_url(svg)} for caption, svg in drawn]
+    return [{"caption": caption, "alt": caption, "src": svg_url(svg)} for caption, svg in drawn]
 
 
 def objects_by_size(evaluation: Evaluation) -> dict[str, int]:
@@ -213,32 +209,6 @@ def objects_by_size(evaluation: Evaluation) -> dict[str, int]:
     ]
     counts = Counter(AREAS[1 + int(area > 32**2) + int(area > 96**2)] for area in areas)
     return {size: counts[size] for size in AREAS[1:]}
-
-
-def _percent(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:+.1f}"
-
-
-def _score(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _width(value: float) -> float:
-    return 0.0 if math.isnan(value) else round(100 * value, 1)
-
-
-def _svg_url(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _jpeg_url(picture: Image.Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,1 @@
+"""Pages: one HTML file each, with all pictures inside, readable without a network."""
