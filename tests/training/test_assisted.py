@@ -111,3 +111,18 @@ def test_only_plain_detectors_get_helpers(tiny_model):
         assist(tiny_model().model)
     with pytest.raises(ValueError, match="query_groups must be at least 1, got 0"):
         assist(tiny_model(), query_groups=0)
+
+
+def test_tokens_can_learn_alone(tiny_model, batch):
+    model = tiny_model(dropout=0.0).train()
+    assist(model, query_groups=2, token_weight=2.0)
+    model.tokens_only = True
+    alone = model(**batch)
+    alone.loss.backward()
+    assert alone.loss.item() == pytest.approx(2 * alone.loss_dict["loss_tokens"].item())
+    decoder = [*model.model.decoder.parameters(), model.extra_queries.weight]
+    assert not any(value.grad.any() for value in decoder)
+    assert all(value.grad.any() for value in model.model.encoder.parameters())
+    model.tokens_only = False
+    together = model(**batch).loss_dict["loss_tokens"]
+    torch.testing.assert_close(together, alone.loss_dict["loss_tokens"])

@@ -56,6 +56,9 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     query_groups: int = field(default=1, metadata={"help": "Groups of queries matched independently while training."})
     token_weight: float = field(default=0.0, metadata={"help": "Weight of the supervision of encoded tokens."})
+    tokens_first: float = field(
+        default=0.0, metadata={"help": "Part of the steps in which encoded tokens learn alone, before the queries."}
+    )
     anchored_start: bool = field(
         default=False, metadata={"help": "Let each query of a fresh model begin by reading around a place of its own."}
     )
@@ -74,4 +77,8 @@ class TrainingArguments(transformers.TrainingArguments):
             raise ValueError(f"edges must be positive lengths, got {self.edges}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if not 0 <= self.tokens_first < 1:
+            raise ValueError(f"tokens_first must be in [0, 1), got {self.tokens_first}")
+        if self.tokens_first and not self.token_weight:
+            raise ValueError("tokens_first needs a token_weight above 0: tokens do not learn without one")
         super().__post_init__()

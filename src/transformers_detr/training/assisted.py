@@ -31,11 +31,14 @@ class AssistedDetr(DetrForObjectDetection):
     Token supervision: encoded tokens near an object's centre are taught its class and box through the model's
     own heads, the others "no object". No matching is involved, so that trunk and encoder learn from the first
     step where objects are, also in absolute terms, which the decoder only has to read out. In the spirit of
-    Zong et al., DETRs with Collaborative Hybrid Assignments Training, 2023.
+    Zong et al., DETRs with Collaborative Hybrid Assignments Training, 2023. While `tokens_only` is set, the
+    decoder is left out: until tokens know what they show there is nothing to read out, and its gradients disturb
+    what is in front of it.
     """
 
     extra_queries: nn.Embedding | None
     token_weight: float
+    tokens_only: bool
 
     def forward(  # type: ignore[override]
         self,
@@ -49,6 +52,8 @@ class AssistedDetr(DetrForObjectDetection):
         if not self.training or labels is None:
             return super().forward(pixel_values, pixel_mask, labels=labels, exact_padding=exact_padding, **kwargs)
         encoded = self.model.encode(pixel_values, pixel_mask, exact_padding=exact_padding)
+        if self.tokens_only:
+            return self._forward_tokens(encoded, labels)
         groups = 1 if self.extra_queries is None else 1 + self.extra_queries.num_embeddings // self.config.num_queries
         logits, boxes = self.predict(self._decode_groups(encoded, groups))  # (L, B, K·Q, …)
         loss, terms = self.compute_loss(_groups_as_layers(logits, groups), _groups_as_layers(boxes, groups), labels)
@@ -61,6 +66,15 @@ class AssistedDetr(DetrForObjectDetection):
         return DetrObjectDetectionOutput(
             loss=loss, loss_dict=terms, logits=logits[-1, :, :queries], pred_boxes=boxes[-1, :, :queries]
         )
+
+    def _forward_tokens(self, encoded: EncodedImages, labels: list[dict[str, Tensor]]) -> DetrObjectDetectionOutput:
+        """The loss of the tokens alone; the queries get gradients of zero, for which processes wait in common."""
+        token_loss = self._token_loss(encoded, labels)
+        waiting = [*self.model.decoder.parameters(), *self.model.query_position_embeddings.parameters()]
+        waiting += [] if self.extra_queries is None else [self.extra_queries.weight]
+        untouched = 0.0 * torch.stack([value.sum() for value in waiting if value.requires_grad]).sum()
+        loss = self.token_weight * token_loss + untouched
+        return DetrObjectDetectionOutput(loss=loss, loss_dict={"loss_tokens": token_loss})
 
     def _decode_groups(self, encoded: EncodedImages, groups: int) -> Tensor:
         """Decoded queries of all layers and groups `(L, B, K·Q, D)`."""
@@ -127,6 +141,7 @@ def assist(model: DetrForObjectDetection, query_groups: int = 1, token_weight: f
         raise ValueError(f"query_groups must be at least 1, got {query_groups}")
     model.__class__ = AssistedDetr
     model.token_weight = token_weight
+    model.tokens_only = False
     own = model.model.query_position_embeddings
     model.extra_queries = None
     if query_groups > 1:
@@ -142,7 +157,7 @@ def assist(model: DetrForObjectDetection, query_groups: int = 1, token_weight: f
 def release(model: DetrForObjectDetection) -> None:
     """Make an assisted model a plain one again, in place."""
     if isinstance(model, AssistedDetr):
-        del model.extra_queries, model.token_weight
+        del model.extra_queries, model.token_weight, model.tokens_only
         model.__class__ = DetrForObjectDetection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,14 @@ LEARNING = 0.3
 """AP that shows that the pipeline can learn, if slowly."""
 
 
-def overfit(model: Any, processor: Any, dataset: LabelledDataset, arguments: dict[str, Any], steps: int) -> float:
+def overfit(
+    model: Any,
+    processor: Any,
+    dataset: LabelledDataset,
+    arguments: dict[str, Any],
+    steps: int,
+    callbacks: Sequence[transformers.TrainerCallback] = (),
+) -> float:
     """Train on eight images, not augmented, until the model finds their objects again.
 
     Args:
@@ -30,6 +38,7 @@ def overfit(model: Any, processor: Any, dataset: LabelledDataset, arguments: dic
         dataset: Data set with a split "train".
         arguments: Fields of `TrainingArguments`; what would hide learning is switched off.
         steps: Most steps; it ends earlier when AP reaches `LEARNT`.
+        callbacks: Told of the steps, such as a progress bar.
 
     Returns:
         The best AP on these images; of masks, if the model has them.
@@ -50,7 +59,9 @@ def overfit(model: Any, processor: Any, dataset: LabelledDataset, arguments: dic
         "report_to": "none",
     }
     score = "eval_mask_AP" if isinstance(model, DetrForSegmentation) else "eval_AP"
-    trainer = Trainer(model, TrainingArguments(**settings), few, processor, callbacks=[_EndWhenLearnt(score)])
+    told = [_EndWhenLearnt(score), *callbacks]
+    trainer = Trainer(model, TrainingArguments(**settings), few, processor, callbacks=told)
+    trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     return max((entry[score] for entry in trainer.state.log_history if score in entry), default=0.0)
 

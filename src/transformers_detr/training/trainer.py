@@ -31,7 +31,7 @@ from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.training.anchored_start import start_anchored
 from transformers_detr.training.arguments import TrainingArguments
-from transformers_detr.training.assisted import assist
+from transformers_detr.training.assisted import AssistedDetr, assist
 from transformers_detr.training.augmentation import augmentations
 from transformers_detr.training.batches import ShapeBatches
 from transformers_detr.training.checkpoints import (
@@ -277,6 +277,12 @@ class _Steps(transformers.TrainerCallback):
         """Tell the batches which epoch begins, or goes on."""
         if self.trainer.batches is not None:
             self.trainer.batches.set_epoch(int(state.epoch or 0))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the tokens learn alone at first, if that is wanted."""
+        if args.tokens_first:
+            assisted = next(module for module in self.trainer.model.modules() if isinstance(module, AssistedDetr))
+            assisted.tokens_only = state.global_step < args.tokens_first * state.max_steps
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop gradients that are not finite, in every process alike, and say so."""
