@@ -88,6 +88,8 @@ def test_everything_is_in_the_folder(finished):
     settings = metrics_of(output)["settings"]
     assert (settings["padding"], settings["batch_size"], settings["split"]) == ("exact", 3, "train")
     assert settings["command"].startswith("detr")
+    (entry,) = json.loads((output / "model_index.json").read_text())
+    assert {result["dataset"]["name"] for result in entry["results"]} == {"annotations.json"}  # not where it lies
 
 
 def test_scoring_a_predictions_file_gives_the_same(finished, scenes, tmp_path):

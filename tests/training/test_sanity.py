@@ -15,13 +15,22 @@ from transformers_detr.training.starting_points import StartingPoint
 ARGUMENTS = {"use_cpu": True, "disable_tqdm": True, "edges": [48, 64], "longest_edge": 96, "train_whole_trunk": True}
 
 
-def test_eight_images_are_trained_on_and_scored_and_nothing_is_written(tiny_model, processor, scenes, tmp_path):
+def test_eight_images_are_trained_on_and_scored_and_nothing_is_written(tiny_model, processor, scenes, tmp_path, capsys):
     model, before = tiny_model(), tiny_model().state_dict()
     score = overfit(model, processor, scenes, {**ARGUMENTS, "output_dir": str(tmp_path)}, steps=2)
     assert 0 <= score <= 1
     assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
     assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == ""
     assert len(scenes.split("train")) > IMAGES
+
+
+@pytest.mark.parametrize(("source", "steps"), [("a model", 400), ({"d_model": 32}, 1500)])
+def test_a_fresh_model_gets_more_time(tiny_model, processor, scenes, monkeypatch, source, steps):
+    asked = []
+    monkeypatch.setattr(training_run, "overfit", lambda *arguments: asked.append(arguments[4]) or 1.0)
+    training_run.try_eight_images(StartingPoint(tiny_model(), processor, source, {}), {}, scenes, Console(quiet=True))
+    assert asked == [steps]
 
 
 def test_with_masks_their_score_counts(tiny_model, processor, scenes, tmp_path, monkeypatch):

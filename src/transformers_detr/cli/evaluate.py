@@ -214,6 +214,11 @@ def _percent(value: float) -> str:
     return "–" if value != value else f"{100 * value:.1f}"
 
 
+def published_name(data: str) -> str:
+    """A data set's name for others: a folder or file without where it lies here."""
+    return Path(data).resolve().name if Path(data).exists() else data
+
+
 def _write(
     folder: Path,
     evaluation: Evaluation,
@@ -241,8 +246,8 @@ def _write(
         load_image=lambda image_id: images[image_id].load_image(),
     )
     evidence = Evidence(
-        dataset_name=data_name or chosen.dataset.name,
-        dataset_type=chosen.dataset.name,
+        dataset_name=data_name or published_name(chosen.dataset.name),
+        dataset_type=published_name(chosen.dataset.name),
         dataset_split=chosen.split,
         dataset_revision=data_revision,
         command=settings["command"],

@@ -31,11 +31,15 @@ from transformers_detr.training.sanity import LEARNING, LEARNT, overfit
 from transformers_detr.training.starting_points import StartingPoint, starting_point
 from transformers_detr.training.trainer import Trainer
 
-SANITY_STEPS = 400
+SANITY_STEPS = {"pretrained": 400, "fresh": 1500}
+"""Steps in which a model should have learnt eight images by heart."""
 
 ANY_NUMBER = 10**9
 
 RECIPE = "recipe.yaml"
+
+ON_PAGE = 12
+"""Training images on the page of the training."""
 
 LOGGING_STEPS = 50
 """The losses are shown after so many steps, and at least once an epoch."""
@@ -130,7 +134,8 @@ def write_preview(
 
 def try_eight_images(point: StartingPoint, values: dict[str, Any], dataset: LabelledDataset, console: Console) -> None:
     """Try whether the pipeline can learn at all."""
-    score = overfit(point.model, point.processor, dataset, values, SANITY_STEPS)
+    steps = SANITY_STEPS["pretrained" if isinstance(point.source, str) else "fresh"]
+    score = overfit(point.model, point.processor, dataset, values, steps, [Progress()])
     if score >= LEARNT:
         console.print(f"[green]The pipeline can learn:[/] AP {score:.2f} on eight images.")
     elif score >= LEARNING:
@@ -150,6 +155,21 @@ def refuse_other_settings(recipe: Recipe, before: Recipe) -> None:
     if differing:
         changes = "; ".join(f"{name} was {then.get(name)!r} and is now {now.get(name)!r}" for name in differing)
         raise ValueError(f"--resume: the training was begun with other settings: {changes}")
+
+
+def _keep_page(
+    trainer: Trainer, settings: dict[str, Any], dataset: LabelledDataset, output: Path, console: Console
+) -> None:
+    """Have a page written with the curves of the training, if there is matplotlib to draw them."""
+    if importlib.util.find_spec("matplotlib") is None:
+        console.print("No page of the training is drawn: pip install 'transformers-detr\\[evaluate]'")
+        return
+    from transformers_detr.training.report import PAGE, TrainingPage
+
+    args = trainer.args
+    sheet = contact_sheet(trainer.train_dataset, dataset.class_names, args.edges, ON_PAGE, args.seed)
+    trainer.add_callback(TrainingPage(output, f"Training on {dataset.name}", settings, sheet))
+    console.print(f"Curves, renewed after each evaluation: [bold]{escape(str(output / PAGE))}[/]")
 
 
 def train(
@@ -172,7 +192,9 @@ def train(
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, output / RECIPE, shlex.join(["detr", *sys.argv[1:]]))
+        command = shlex.join(["detr", *sys.argv[1:]])
+        write_recipe(recipe, output / RECIPE, command)
+        _keep_page(trainer, {"command": command, "model": point.source, **settings}, dataset, output, console)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
