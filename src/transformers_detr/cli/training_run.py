@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 import yaml
 from rich.console import Console
@@ -119,6 +120,8 @@ def arguments(
             raise ValueError(f"--set {setting}: TrainingArguments has no field {name!r}")
         values[name] = yaml.safe_load(value)
     values.setdefault("logging_steps", min(max(images // values["per_device_train_batch_size"], 1), LOGGING_STEPS))
+    if values.get("bf16") and not torch.accelerator.is_available():
+        values.setdefault("use_cpu", True)  # transformers wants to be told
     return values | {"output_dir": str(output), "disable_tqdm": True}
 
 
