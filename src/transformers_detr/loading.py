@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from transformers_detr.bundled import bundled_folder
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
@@ -77,7 +78,7 @@ def load_pretrained(
     Args:
         model_class: `DetrForObjectDetection` or `DetrForSegmentation`.
         name_or_folder: Hub id such as `facebook/detr-resnet-50`, or a folder with `config.json`,
-            `preprocessor_config.json` and the weights.
+            `preprocessor_config.json` and the weights, or the name of the model in the box.
         revision: Branch, tag or commit on the Hub.
         token: Hub token, or whether to use the stored one.
         cache_dir: Where downloads are kept.
@@ -93,7 +94,7 @@ def load_pretrained(
         LoadingError: The folder or name does not exist, the Hub cannot be reached, a file is missing, cut
             short or a Git LFS pointer, the model is not a DETR, or weights are missing.
     """
-    name = str(name_or_folder)
+    name = bundled_folder(str(name_or_folder))
     hub: dict[str, Any] = {
         "revision": revision or "main",
         "token": token,
@@ -127,7 +128,7 @@ def holds_segmentation(name_or_folder: str | Path, revision: str | None = None) 
         name_or_folder: Hub id or folder.
         revision: Branch, tag or commit on the Hub.
     """
-    name = str(name_or_folder)
+    name = bundled_folder(str(name_or_folder))
     if is_path(name):
         name = str(Path(name).expanduser())
     try:

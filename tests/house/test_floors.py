@@ -23,6 +23,7 @@ FLOORS = [
     "loss image_processing outputs pretrained",
     "modeling",
     "modeling_segmentation",
+    "bundled",
     # What one verb alone would not own
     "attention auto checkpoints custom_code lettering loading lookahead pages video",
     "backends visualize",
@@ -35,7 +36,7 @@ FLOORS = [
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts.split()}
 
 IMAGE_SIDE = {"annotations", "batching", "image_processing", "images", "postprocessing", "segments", "settings"}
-KNOWS_NOTHING_OF_OURS = {"checkpoints", "lettering", "lookahead", "video"}
+KNOWS_NOTHING_OF_OURS = {"bundled", "checkpoints", "lettering", "lookahead", "video"}
 
 VAGUE = {"util", "utils", "misc", "helpers", "common", "tools"}
 HEAVY = {"torch", "transformers", "timm", "scipy", "huggingface_hub", "numpy", "PIL"}
