@@ -52,6 +52,7 @@ def test_every_format_trains_an_epoch(name, written, model, tmp_path):
     assert "8 images to train on, 4 for validation" in result.output
     assert "Classes: 3 → 8" in result.output
     assert "new, but for star and “no object”" in result.output
+    assert "best AP" in (output / "training.html").read_text(encoding="utf-8")
     trained = DetrForObjectDetection.from_pretrained(output)
     assert trained.config.id2label == open_dataset(written(name)).id2label
     assert set(trained.config.id2label.values()) == set(CLASS_NAMES)
