@@ -11,6 +11,7 @@ from transformers_detr.cli.check import check
 from transformers_detr.cli.demo import demo
 from transformers_detr.cli.detect import detect
 from transformers_detr.cli.evaluate import evaluate
+from transformers_detr.cli.export import export
 from transformers_detr.cli.explain import explain
 from transformers_detr.cli.push import push
 from transformers_detr.cli.scenes import scenes
@@ -31,6 +32,7 @@ app.command()(detect)
 app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
+app.command()(export)
 app.command()(explain)
 app.command()(check)
 app.command()(scenes)

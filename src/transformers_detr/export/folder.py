@@ -45,7 +45,7 @@ def export_model(
 
     Raises:
         ImportError: A package that a format needs is not installed.
-        ValueError: A format does not have a precision.
+        ValueError: A format does not have a precision, or torch cannot store the model.
     """
     if set(formats) == {"torch"} and set(precisions) != {"fp32"}:
         raise ValueError("fp16 and int8 are for the formats onnx and openvino; a torch program is float32")
@@ -84,7 +84,13 @@ def export_model(
 
 def _write_program(program: Any, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    torch.export.save(program, path)
+    try:
+        torch.export.save(program, path)
+    except Exception as error:  # of torch's own kinds, by what the trunk's library computes sizes with
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"torch.export cannot store this model with free sizes ({reason}); give --fixed-size, or use onnx"
+        ) from error
 
 
 def _write_configurations(

@@ -86,7 +86,13 @@ def trace(
     example = (torch.zeros(2, 3, height, width), torch.ones(2, *mask_size, dtype=torch.int64))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter talks about itself
-        program = torch.export.export(graph, example, dynamic_shapes=dynamic_shapes(fixed_size))
+        program = torch.export.export(
+            graph,
+            example,
+            dynamic_shapes=dynamic_shapes(fixed_size),
+            # What holds for every size, but is beyond the exporter to prove (poolings that round up), is asserted.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
     program.graph_module.graph.eliminate_dead_code()  # what is traced but not returned cannot always be stored
     return program
 

@@ -7,8 +7,10 @@ and `--maxShapes`, or a file of a fixed size).
 from __future__ import annotations
 
 import ast
+import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,9 @@ def quantize_weights(source: Path, path: Path) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(source, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+    operations = ["MatMul", "Gemm"]
+    with _without_advice():
+        quantize_dynamic(source, path, op_types_to_quantize=operations, per_channel=True, weight_type=QuantType.QInt8)
 
 
 def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None:
@@ -103,16 +107,28 @@ def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None
 
     graph = onnx.load(source, load_external_data=False).graph
     weights = {weight.name for weight in graph.initializer}
-    quantize_static(
-        source,
-        path,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_quantize=[node.name for node in graph.node if _is_calibrated(node, weights)],
-    )
+    with _without_advice():
+        quantize_static(
+            source,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=[node.name for node in graph.node if _is_calibrated(node, weights)],
+        )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without the quantiser's advice to prepare graphs, of which these have no need."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _is_calibrated(node: Any, weights: set[str]) -> bool:

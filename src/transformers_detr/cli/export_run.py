@@ -1,0 +1,162 @@
+"""What `detr export` is made of: loading, exporting aside, comparing, reporting."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers.utils.logging import disable_progress_bar
+
+from transformers_detr import __version__
+from transformers_detr.backends.layout import Backend, Precision, exported_files
+from transformers_detr.backends.opening import open_exported
+from transformers_detr.cli.evaluation_run import ChosenImages, choose_images, class_names
+from transformers_detr.cli.inputs import gather_sources
+from transformers_detr.data.files import new_folder
+from transformers_detr.data.scenes import CLASS_NAMES, make_scene, write_scenes
+from transformers_detr.evaluation.average_precision import score_detections
+from transformers_detr.evaluation.inference import plan_batches, predict
+from transformers_detr.export.folder import export_model
+from transformers_detr.export.onnx_files import Feed
+from transformers_detr.export.parity import compare
+from transformers_detr.export.report import REPORT_TABLE, Compared, summary_rows, write_report
+from transformers_detr.loading import holds_segmentation, load_pretrained
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.images_detr import load_image
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
+
+__all__ = ["REPORT_TABLE", "Request", "run", "summary_rows"]
+
+SCENES_TO_COMPARE, SCENES_TO_SCORE, SCENE_SERIES = 6, 64, 7_000
+MOST_PICTURES = 16
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see `detr export`."""
+
+    model: str
+    revision: str | None
+    formats: tuple[Backend, ...]
+    precisions: tuple[Precision, ...]
+    fixed_size: tuple[int, int] | None
+    calibration: Path | None
+    calibration_pictures: int
+    images: tuple[str, ...]
+    data: str | None
+    split: str | None
+    limit: int
+
+
+def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared], float | None]:
+    """Export into a folder that appears when all is done.
+
+    Returns:
+        How each graph compares, and PyTorch's AP, if there were labelled pictures.
+
+    Raises:
+        FileExistsError: The folder exists.
+        ImportError: A package is missing.
+        OSError: The model or a picture cannot be read.
+        ValueError: A picture or data set cannot be used, or the request does not go together.
+    """
+    with new_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
+        model, processor = load_model(request.model, request.revision)
+        labelled = _labelled(request, model, Path(aside))
+        pictures = _pictures(request, labelled)
+        feeds = partial(_feeds, request, processor) if request.calibration else None
+        export_model(
+            folder, model, processor, request.formats, request.precisions, request.fixed_size, feeds, notify
+        )
+        exported_processor = DetrImageProcessor.from_pretrained(folder)
+        compared = []
+        for (backend, precision), path in exported_files(folder).items():
+            notify(f"comparing {backend} {precision} with PyTorch")
+            exported, _ = open_exported(folder, backend, precision)
+            megabytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
+            differences = compare(model, exported, exported_processor, pictures)
+            ap = _average_precision(exported, exported_processor, labelled)
+            compared.append(Compared(backend, precision, megabytes, differences, ap))
+        torch_ap = _average_precision(model, exported_processor, labelled)
+        write_report(folder, _about(request, pictures, labelled), compared, torch_ap)
+    return compared, torch_ap
+
+
+def load_model(name: str, revision: str | None) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+    """Load a model for detection or segmentation, in float32, on the CPU."""
+    disable_progress_bar()
+    segments = holds_segmentation(name, revision)
+    model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
+    model, processor = load_pretrained(model_class, name, revision=revision, dtype=torch.float32)
+    return model.eval(), processor
+
+
+def _labelled(request: Request, model: DetrPreTrainedModel, aside: Path) -> ChosenImages | None:
+    """The pictures to score on: the user's, or generated scenes for a model that knows their classes."""
+    names = class_names(model)
+    if request.data is not None:
+        return choose_images(request.data, request.split, request.limit, names)
+    if not set(CLASS_NAMES) <= set(names):
+        return None
+    return choose_images(str(write_scenes(aside / "scenes", SCENES_TO_SCORE, SCENE_SERIES)), "train", None, names)
+
+
+def _pictures(request: Request, labelled: ChosenImages | None) -> list[Image.Image]:
+    if request.images:
+        sources = gather_sources(request.images, recursive=False)
+        return [load_image(source.location) for source in sources[:MOST_PICTURES]]
+    if request.data is not None and labelled is not None:
+        return [image.load_image() for image in labelled.images[:SCENES_TO_COMPARE]]
+    return [make_scene(SCENE_SERIES + 1, index).image for index in range(SCENES_TO_COMPARE)]
+
+
+def _feeds(request: Request, processor: DetrImageProcessor) -> Iterator[Feed]:
+    """Pictures to calibrate with, one by one."""
+    sources = gather_sources([str(request.calibration)], recursive=True)
+    for source in islice(sources, request.calibration_pictures):
+        options: Any = {} if request.fixed_size is None else _fixed(request.fixed_size)
+        inputs = processor(images=load_image(source.location), return_tensors="pt", **options)
+        yield {name: inputs[name].numpy() for name in ("pixel_values", "pixel_mask")}
+
+
+def _fixed(size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    return {
+        "size": {"max_height": height, "max_width": width},
+        "pad_size": {"height": height, "width": width},
+        "do_pad": True,
+    }
+
+
+def _average_precision(model: Any, processor: DetrImageProcessor, labelled: ChosenImages | None) -> float | None:
+    if labelled is None:
+        return None
+    batches = plan_batches(labelled.images, batch_size=4, equal_sizes=not model.supports_exact_padding)
+    found = [prediction for batch in predict(model, processor, batches) for prediction in batch]
+    return float(score_detections(labelled.ground_truth, found).summary["AP"])
+
+
+def _about(request: Request, pictures: Sequence[Image.Image], labelled: ChosenImages | None) -> dict[str, Any]:
+    """What the report says about the comparison."""
+    shapes = {f"{picture.height}×{picture.width}" for picture in pictures}
+    return {
+        "model": request.model,
+        "transformers-detr": __version__,
+        "torch": torch.__version__,
+        "fixed size": None if request.fixed_size is None else "×".join(map(str, request.fixed_size)),
+        "compared on": f"{len(pictures)} {'given' if request.images else 'generated or labelled'} pictures of "
+        f"{len(shapes)} sizes (height × width: {', '.join(sorted(shapes))})",
+        "calibrated on": None if request.calibration is None else str(request.calibration),
+        "scored on": None if labelled is None else f"{len(labelled.images)} pictures of {request.data or 'scenes'}",
+    }
