@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
-from transformers_detr import DetrForObjectDetection, DetrModel
+from transformers_detr import DetrConfig, DetrForObjectDetection, DetrModel
 from transformers_detr.model import modeling_detr, norms_detr
 
 SIZES = [(96, 128), (50, 70)]
@@ -55,6 +55,26 @@ def test_attention_implementations_agree_and_all_give_maps(model, batch):
         assert torch.equal(output.encoder_hidden_states[-1], output.encoder_last_hidden_state)
         assert torch.equal(output.decoder_hidden_states[-1], output.last_hidden_state)
     model.set_attn_implementation("sdpa")
+
+
+@pytest.mark.parametrize("trunk", [{}, {"backbone_config": NATIVE_TRUNK}])
+@torch.no_grad()
+def test_attention_is_chosen_whatever_the_trunk(trunk, batch, tmp_path):
+    """Stock refuses a name for the sake of `ResNetBackbone`, and maps by the config without the eager one."""
+    torch.manual_seed(0)
+    DetrForObjectDetection(tiny_config(**trunk)).save_pretrained(tmp_path)
+    expected = DetrForObjectDetection.from_pretrained(tmp_path).eval()(*batch).logits
+    for name in ("eager", "sdpa"):
+        loaded = DetrForObjectDetection.from_pretrained(tmp_path, attn_implementation=name, output_attentions=True)
+        assert (loaded.config._attn_implementation, loaded.config.output_attentions) == (name, True)
+        output = loaded.eval()(*batch)
+        assert torch.allclose(output.logits, expected, atol=1e-5)
+        assert len(output.cross_attentions) == 2
+        loaded.set_attn_implementation("flex_attention")
+        assert loaded.config._attn_implementation == "flex_attention"
+        loaded.save_pretrained(tmp_path / name)
+        again = DetrForObjectDetection(DetrConfig.from_pretrained(tmp_path / name, attn_implementation=name))
+        assert (again.config._attn_implementation, again.config.output_attentions) == (name, True)
 
 
 @torch.no_grad()

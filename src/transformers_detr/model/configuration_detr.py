@@ -176,7 +176,9 @@ class DetrConfig(PreTrainedConfig):
         self.eos_coefficient = eos_coefficient
         self.label_ids_to_fuse = label_ids_to_fuse
         self._check_ranges()
+        output_attentions = kwargs.pop("output_attentions", False)  # see `validate`
         super().__init__(is_encoder_decoder=is_encoder_decoder, **kwargs)
+        self.output_attentions = output_attentions
         _check("num_labels", self.num_labels, "at least 1", self.num_labels >= 1)
 
     @classmethod
@@ -205,6 +207,39 @@ class DetrConfig(PreTrainedConfig):
         if values.get("backbone_kwargs") is None:
             values.pop("backbone_kwargs", None)
         return values
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        """What DETR's own attention runs on.
+
+        The base class passes a name on to the trunk too, where `ResNetBackbone`, having no attention, refuses it.
+        Here the trunk keeps what it chose; `{"backbone_config": name}` sets it.
+        """
+        name: str | None = self._attn_implementation_internal
+        return name
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        asked = value if isinstance(value, dict) else {"": value}
+        PreTrainedConfig._attn_implementation.fset(self, asked)
+
+    @property
+    def output_attentions(self) -> bool | None:
+        """Whether attention maps are returned; unlike in the base class, whatever the attention implementation."""
+        wanted: bool | None = self._output_attentions
+        return wanted
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None) -> None:
+        self._output_attentions = value
+
+    def validate(self) -> None:
+        """Check as the base class does, which refuses `output_attentions` without eager attention."""
+        wanted, self._output_attentions = self._output_attentions, False
+        try:
+            super().validate()
+        finally:
+            self._output_attentions = wanted
 
     def _check_ranges(self) -> None:
         for name in (

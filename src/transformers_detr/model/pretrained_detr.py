@@ -76,6 +76,11 @@ class DetrPreTrainedModel(PreTrainedModel):
         info.missing_keys -= placed
         return info, index
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Choose what DETR's own attention runs on; for the trunk's, if it has any, see `DetrConfig`."""
+        asked = attn_implementation if isinstance(attn_implementation, dict) else {"": attn_implementation}
+        super().set_attn_implementation(asked, *args, **kwargs)
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a trunk."""
         kwargs.setdefault("save_original_format", False)  # the names in memory are the stored ones
