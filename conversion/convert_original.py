@@ -85,20 +85,26 @@ def convert(
     return saved.eval()
 
 
-def reverse(source: str | Path, path: Path, segmentation: bool = False) -> None:
+def reverse(source: str | Path, path: Path, segmentation: bool = False, trunk: tuple[str, bool] | None = None) -> None:
     """Write the weights of a folder or Hub repository as an original checkpoint file.
 
     Args:
         source: Folder or Hub id.
         path: The file to write; must not exist.
         segmentation: Whether there is a mask head.
+        trunk: Name and dilation that the source's trunk must have; None allows any.
 
     Raises:
-        ConversionError: If the file exists or the original has no such weights, which the message names.
+        ConversionError: If the file exists, the trunk is another, or the original has no such weights, which the
+            message names.
         LoadingError: If the source cannot be loaded.
     """
     _refuse_existing(path)
     model, _ = load_pretrained(_model_class(segmentation), source, dtype="auto")
+    found = model.config.backbone, model.config.dilation
+    if trunk is not None and trunk != found:
+        shown = [f"{name}, dilated" if dilated else str(name) for name, dilated in (found, trunk)]
+        raise ConversionError(f"{source}: the trunk is {shown[0]}, not {shown[1]}")
     try:
         weights = to_original(model.state_dict())
     except ValueError as error:
@@ -161,7 +167,8 @@ def _run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     _refuse_existing(output)
     if arguments.reverse:
-        reverse(arguments.checkpoint or checkpoint.hub_id, output, checkpoint.segmentation)
+        trunk = checkpoint.backbone, checkpoint.dilation
+        reverse(arguments.checkpoint or checkpoint.hub_id, output, checkpoint.segmentation, trunk)
         print(f"{output}: written")
         return
     file = Path(arguments.checkpoint) if arguments.checkpoint else fetch(checkpoint)

@@ -117,6 +117,12 @@ def test_other_model_type_is_named(folder):
     refused(folder, "a model of type 'yolos', not a DETR")
 
 
+def test_model_of_another_purpose_is_refused(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "architectures": ["DetrForSegmentation"]}))
+    refused(folder, f"{folder}: this model segments; use `detr segment` or Segmenter$")
+
+
 @pytest.mark.parametrize("content", ["{", '{"model_type": "detr", "num_queries": 0}'])
 def test_damaged_config_is_refused(folder, content):
     (folder / "config.json").write_text(content)

@@ -110,7 +110,7 @@ def load_pretrained(
         values, _ = DetrConfig.get_config_dict(name, **hub)
         if not values:
             raise LoadingError(f"{name}: {Path(subfolder, 'config.json').as_posix()} is missing")
-        _check_model_type(name, values)
+        _check_model_type(name, values, model_class)
         processor = DetrImageProcessor.from_pretrained(name, **hub)
         model, info = model_class.from_pretrained(name, output_loading_info=True, **hub, **model_kwargs)
     except LoadingError:
@@ -206,10 +206,17 @@ def _weight_files(folder: Path) -> Iterator[Path]:
             return
 
 
-def _check_model_type(name: str, values: dict[str, Any]) -> None:
+def _check_model_type(name: str, values: dict[str, Any], model_class: type) -> None:
     model_type = values.get("model_type")
     if model_type != DetrConfig.model_type:
         raise LoadingError(f"{name}: this is a model of type {model_type!r}, not a DETR")
+    purposes = {
+        "DetrForObjectDetection": "detects objects; use `detr detect` or Detector",
+        "DetrForSegmentation": "segments; use `detr segment` or Segmenter",
+    }
+    stored = (values.get("architectures") or [None])[0]
+    if stored in purposes and model_class.__name__ in set(purposes) - {stored}:
+        raise LoadingError(f"{name}: this model {purposes[stored]}")
 
 
 def _check_complete(name: str, model_class: type, missing: Any) -> None:

@@ -217,7 +217,8 @@ def test_a_detector_is_refused_with_one_message(photos, tmp_path):
     segmenter.image_processor.save_pretrained(tmp_path)
     result = run(photos / "100.png", "--model", tmp_path)
     assert result.exit_code == 1
-    assert "lacks weights of DetrForSegmentation" in " ".join(result.stderr.split())
+    assert "this model detects objects; use `detr detect`" in " ".join(result.stderr.split())
+    assert "MISSING" not in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -291,6 +291,14 @@ def test_reverse_refuses_what_the_original_does_not_have(tmp_path):
     assert not (tmp_path / "back.pth").exists()
 
 
+def test_reverse_refuses_another_trunk_than_the_checkpoints(weights, tmp_path, capsys):
+    folder, path = tmp_path / "folder", tmp_path / "x.pth"
+    convert(weights, DetrConfig(**TINY), folder)
+    assert main(["detr-resnet-50-dc5", "--checkpoint", str(folder), "--output", str(path), "--reverse"]) == 1
+    assert capsys.readouterr().err == f"error: {folder}: the trunk is resnet18, not resnet50, dilated\n"
+    assert not path.exists()
+
+
 def test_reverse_of_a_folder_that_cannot_be_loaded_is_one_line(tmp_path, capsys):
     assert (
         main(["detr-resnet-50", "--checkpoint", str(tmp_path / "no"), "--output", str(tmp_path / "x"), "--reverse"])
