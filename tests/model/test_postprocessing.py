@@ -69,6 +69,8 @@ def test_sizes_may_come_in_any_form(outputs):
         np.array(pairs),
         [torch.tensor(pair) for pair in pairs],
         [[480.0, 640.0], (33, 57)],
+        [tuple(np.array(pair)) for pair in pairs],
+        [tuple(torch.tensor(pair)) for pair in pairs],
     ]
     for form in forms:
         for our, other in zip(post_process_object_detection(outputs, target_sizes=form), expected, strict=True):
@@ -80,9 +82,14 @@ def test_sizes_may_come_in_any_form(outputs):
     [
         ([(480, 640)], "one .height, width. per image: 1 for 2 images"),
         (torch.ones(3, 2), "3 for 2 images"),
-        ([(480, 640), (0, 5)], r"target_sizes\[1\] must be .* got \[0, 5\]"),
-        ([(480, 640), (0.5, 5)], r"got \[0.5, 5\]"),
-        ([(480, 640), (1, 2, 3)], r"got \[1, 2, 3\]"),
+        ([(480, 640), (0, 5)], r"target_sizes\[1\] must be .* got \(0, 5\)"),
+        ([(480, 640), (0.5, 5)], r"got \(0.5, 5\)"),
+        ([(480, 640), (1, 2, 3)], r"got \(1, 2, 3\)"),
+        ((480, 640), r"target_sizes\[0\] must be .* got 480"),
+        ([None, None], "got None"),
+        (480, "one .height, width. per image, got 480"),
+        ("ab", "got 'a'"),
+        ([(480, 640), (float("nan"), float("inf"))], "got .nan, inf"),
     ],
 )
 def test_wrong_sizes_are_refused(sizes, message, outputs):

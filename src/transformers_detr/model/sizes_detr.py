@@ -36,6 +36,8 @@ def image_sizes(sizes: Tensor | Sequence[Any], count: int, name: str = "target_s
     Raises:
         ValueError: If there is not one size per image, or one is not a pair of positive whole numbers.
     """
+    if not hasattr(sizes, "__len__"):
+        raise ValueError(f"{name} must hold one (height, width) per image, got {sizes!r}")
     if len(sizes) != count:
         raise ValueError(f"{name} must hold one (height, width) per image: {len(sizes)} for {count} images")
     return [_size(item, f"{name}[{index}]") for index, item in enumerate(sizes)]
@@ -86,7 +88,11 @@ def _size(item: Any, name: str) -> Size:
     """Read one (height, width), or the size of a PIL image."""
     if hasattr(item, "height") and hasattr(item, "width"):
         item = (item.height, item.width)
-    numbers = item.tolist() if hasattr(item, "tolist") else list(item)
-    if len(numbers) != 2 or any(number != int(number) or number < 1 for number in numbers):
-        raise ValueError(f"{name} must be (height, width), two positive whole numbers, got {numbers}")
-    return int(numbers[0]), int(numbers[1])
+    numbers = item.tolist() if hasattr(item, "tolist") else item
+    try:
+        height, width = (float(number) for number in numbers)
+    except (TypeError, ValueError):
+        height = width = 0.0
+    if not all(side >= 1 and side.is_integer() for side in (height, width)):
+        raise ValueError(f"{name} must be (height, width), two positive whole numbers, got {numbers!r}")
+    return int(height), int(width)
