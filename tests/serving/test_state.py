@@ -9,7 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.conftest import png, running
+from transformers_detr.backends.exported_model import Engine, ExportedModel
 from transformers_detr.loading import LoadingError
+from transformers_detr.predictor import Detector
 from transformers_detr.serving import hosted_model
 from transformers_detr.serving.limits import Limits
 from transformers_detr.serving.loaders import model_loaders
@@ -213,6 +215,31 @@ def test_the_interface_is_described(service):
     asked = document["paths"]["/"]["post"]
     assert set(asked["requestBody"]["content"]) == {"application/json", "application/octet-stream", "image/*"}
     assert {"200", "400", "413", "415", "422", "503", "504"} <= set(asked["responses"])
+
+
+def test_what_other_engines_run_gives_no_attention(detector, pictures):
+    """A graph that somebody else's engine runs, here the model itself."""
+
+    def run(pixel_values, pixel_mask):
+        mask = pixel_mask.expand(len(pixel_values), *pixel_values.shape[-2:])
+        outputs = detector.model(pixel_values=pixel_values, pixel_mask=mask, exact_padding=True)
+        return {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}
+
+    exported = Detector(ExportedModel(detector.model.config, Engine(run)), detector.image_processor)
+    content = png(pictures[0])
+    with running({"tiny": lambda: ServedModel(exported)}) as service:
+        service.wait_until_ready()
+        assert service.ask("/models").json[0]["attention"] is False
+        refused = service.ask("/models/tiny/attention", content)
+        assert (refused.status, refused.json["error"]) == (409, "attention maps need the torch backend")
+        expected = detector(pictures[0], threshold=0.3).to_dict(integer_pixels=True)
+        assert len(service.ask("/?threshold=0.3", content).json) == len(expected) > 0
+
+
+def test_options_of_loading_come_through(tmp_path):
+    (load,) = model_loaders([str(tmp_path)], backend="onnx", precision="int8").values()
+    with pytest.raises(LoadingError, match=r"no export for backend .onnx. in int8"):
+        load()
 
 
 def test_names_of_models(tmp_path):

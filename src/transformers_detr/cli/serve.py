@@ -15,6 +15,22 @@ from transformers_detr.cli.picture_run import Device, DtypeName
 MEGA = 1_000_000
 
 
+class BackendName(StrEnum):
+    """What runs the models."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
+
+
+class PrecisionName(StrEnum):
+    """Which of a backend's files."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 class Deployment(StrEnum):
     """A folder that another place runs."""
 
@@ -38,6 +54,17 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     device: Device = None,
     dtype: DtypeName = None,
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(
+            metavar="|".join(BackendName),
+            help="Run what detr export wrote into the folders of the models.",
+            show_default="the weights, in PyTorch",
+        ),
+    ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(metavar="|".join(PrecisionName), help="Of what detr export wrote.")
+    ] = PrecisionName.fp32,
     batch_size: Annotated[
         int,
         typer.Option("--batch-size", "-b", metavar="N", min=1, help="Pictures that may go through a model at once."),
@@ -79,6 +106,8 @@ def serve(
     so does `curl --data-binary @photo.jpg "http://127.0.0.1:8000/?threshold=0.7"`. The page is at the same address,
     the description of the interface at /openapi.json, counters for Prometheus at /metrics.
     """
+    if backend is not None and dtype is not None:
+        raise typer.BadParameter("what detr export wrote has its --precision, no --dtype")
     names = models or ["facebook/detr-resnet-50"]
     if (write is None) != (output is None):
         raise typer.BadParameter("--write and --output go together")
@@ -102,8 +131,10 @@ def serve(
         batch_wait_seconds=batch_wait / 1000,
         answer_seconds=timeout,
     )
+    options: dict[str, str | None] = {"device": device}
+    options |= {"dtype": dtype} if backend is None else {"backend": backend.value, "precision": precision.value}
     try:
-        loaders = model_loaders(names, device=device, dtype=dtype)
+        loaders = model_loaders(names, **options)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--model") from error
     app = create_app(loaders, limits, token=token, allow_urls=allow_urls, preload=preload)

@@ -50,10 +50,11 @@ class ServedModel:
 
     def __init__(self, predictor: Detector | Segmenter):
         self._predictor: PicturePredictor[Any] = predictor
+        self._model: Any = predictor.model
         self._segments = isinstance(predictor, Segmenter)
         self.task = "image-segmentation" if self._segments else "object-detection"
         self.default_threshold = float(predictor.default_threshold)
-        self.gives_attention = isinstance(getattr(predictor, "model", None), nn.Module)
+        self.gives_attention = isinstance(predictor.model, nn.Module)
 
     def prepare(self, kind: Kind, parameters: Parameters, picture: Image.Image) -> Work:
         """Turn a picture and what is asked about it into work.
@@ -88,16 +89,16 @@ class ServedModel:
         """Run a group through the model; the results are `answer`'s to read."""
         batch, first = [work.prepared for work in works], works[0]
         if first.kind == "attend":
-            return [picture_attention(self._predictor.model, item.pixel_values[None]) for item in batch]
+            return [picture_attention(self._model, item.pixel_values[None]) for item in batch]
         predictor = self._predictor
         if isinstance(predictor, Segmenter):
-            predictor = Segmenter(predictor.model, predictor.image_processor, first.subtask)  # type: ignore[arg-type]
+            predictor = Segmenter(self._model, predictor.image_processor, first.subtask)  # type: ignore[arg-type]
         return predictor.predict(batch, min(work.threshold for work in works))
 
     def answer(self, work: Work, result: Any) -> Any:
         """Return the answer to a work, ready for JSON."""
         if work.kind == "attend":
-            names = self._predictor.model.config.id2label
+            names = self._model.config.id2label
             return attention_answer(result, work.prepared.image_size, names, work.threshold)
         if self._segments:
             return segments_answer(result, work.details)
