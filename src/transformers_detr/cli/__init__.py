@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from transformers_detr import __version__
+from transformers_detr.cli.benchmark import benchmark
 from transformers_detr.cli.check import check
 from transformers_detr.cli.demo import demo
 from transformers_detr.cli.detect import detect
@@ -33,6 +34,7 @@ app.command()(segment)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(benchmark)
 app.command()(explain)
 app.command()(check)
 app.command()(scenes)

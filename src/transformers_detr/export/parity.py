@@ -78,7 +78,7 @@ def compare(
         ("in a batch", [[pixels[index] for index in batch] for batch in batches], sizes),
         ("odd sizes", [[image] for image in odd], odd_sizes),
     ]
-    return [_difference(reference, exported, *condition) for condition in conditions if condition[1]]
+    return [difference(reference, exported, *condition) for condition in conditions if condition[1]]
 
 
 def _pixels(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
@@ -86,18 +86,27 @@ def _pixels(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
     return result
 
 
-def _difference(
+def difference(
     reference: Any,
-    exported: ExportedModel,
+    other: Any,
     condition: str,
     batches: Sequence[Sequence[Tensor]],
     sizes: Sequence[tuple[int, int]],
 ) -> Difference:
+    """Compare two models on batches of images.
+
+    Args:
+        reference: The PyTorch model.
+        other: One that is called the same way.
+        condition: What this comparison is called.
+        batches: Images as the models take them, `(3, H, W)` each.
+        sizes: (height, width) of each image's picture, in which boxes are measured.
+    """
     wanted, found = [], []
     for batch in batches:
-        together = exported.supports_exact_padding or len(batch) == 1
+        together = other.supports_exact_padding or len(batch) == 1
         wanted += [one for image in batch for one in _run(reference, [image])] if together else _run(reference, batch)
-        found += _run(exported, batch)
+        found += _run(other, batch)
     boxes, scores, masks = [], [], []
     confident = changed = 0
     confident_boxes = [0.0]

@@ -1,0 +1,189 @@
+"""Exported graphs against PyTorch: alone, in padded batches, in every format and precision."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tiny_detector import tiny_detector
+from tiny_detr import padded_batch
+from transformers_detr import Detector, Segmenter
+from transformers_detr.backends.layout import exported_files
+from transformers_detr.backends.opening import open_exported
+from transformers_detr.cli import app
+from transformers_detr.export.folder import export_model
+from transformers_detr.export.parity import compare
+from transformers_detr.export.report import Compared
+from transformers_detr.loading import LoadingError
+
+BACKENDS = ["onnx", "openvino", "torch"]
+
+
+def largest_difference(found, expected):
+    boxes = max(np.abs(a.boxes_xyxy_px - b.boxes_xyxy_px).max() for a, b in zip(found, expected, strict=True))
+    return boxes, max(np.abs(a.scores - b.scores).max() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_padded_batch_gives_what_pytorch_gives_alone(backend, exported, detector, pictures):
+    alone = [detector(picture, threshold=0) for picture in pictures]
+    together = Detector.from_pretrained(exported, backend=backend)(pictures, threshold=0, batch_size=4)
+    boxes, scores = largest_difference(together, alone)
+    assert boxes < 0.01
+    assert scores < 1e-4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_heavy_padding_of_odd_sizes(backend, exported, detector):
+    sizes = [(33, 65), (97, 131), (40, 200)]
+    pixel_values, pixel_mask = padded_batch(sizes)
+    found = open_exported(exported, backend)[0](pixel_values, pixel_mask)
+    for index, (height, width) in enumerate(sizes):
+        with torch.inference_mode():
+            alone = detector.model(pixel_values=pixel_values[index : index + 1, :, :height, :width])
+        torch.testing.assert_close(found.logits[index], alone.logits[0], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(found.pred_boxes[index], alone.pred_boxes[0], atol=1e-4, rtol=0)
+
+
+def test_the_mask_is_heeded(exported):
+    """Without it the padding would count: the tests above could not fail otherwise."""
+    pixel_values, pixel_mask = padded_batch([(64, 64), (128, 160)])
+    model = open_exported(exported, "onnx")[0]
+    difference = model(pixel_values, pixel_mask).logits[0] - model(pixel_values).logits[0]
+    assert difference.abs().max() > 1e-2
+
+
+def test_a_coarse_mask_of_ones_means_no_padding(exported):
+    """As transformers.js gives it: 64 x 64, whatever the picture."""
+    pixel_values = torch.randn(1, 3, 90, 150, generator=torch.Generator().manual_seed(0))
+    model = open_exported(exported, "onnx")[0]
+    coarse = model(pixel_values, torch.ones(1, 64, 64, dtype=torch.int64))
+    full = model(pixel_values, torch.ones(1, 90, 150, dtype=torch.int64))
+    assert torch.equal(coarse.logits, full.logits)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize(("precision", "largest"), [("fp16", 0.05), ("int8", 0.5)])
+def test_lower_precisions_are_near_but_not_equal(backend, precision, largest, exported, detector, pictures):
+    found = Detector.from_pretrained(exported, backend=backend, precision=precision)(pictures, threshold=0)
+    _, scores = largest_difference(found, detector(pictures, threshold=0))
+    assert 1e-5 < scores < largest
+
+
+def test_files_are_where_transformers_js_looks(exported, repository):
+    files = {path.relative_to(exported).as_posix() for path in exported_files(exported).values()}
+    assert {"onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"} < files
+    sizes = [(exported / "onnx" / f"model{name}.onnx").stat().st_size for name in ("", "_fp16", "_quantized")]
+    assert sizes[0] > 1.7 * sizes[1]
+    assert sizes[1] > 1.3 * sizes[2]
+    config = json.loads((exported / "config.json").read_text())
+    assert config["architectures"] == ["DetrForObjectDetection"]
+    assert config["exact_padding"] is True
+    for path in exported_files(exported).values():
+        if path.suffix != ".pt2":
+            assert str(repository).encode() not in path.read_bytes(), f"{path.name} tells where it was made"
+
+
+@pytest.mark.parametrize("name", ["", "_fp16", "_quantized"])
+def test_inputs_and_outputs_stay_float32_and_free(name, exported):
+    graph = onnx.load(exported / "onnx" / f"model{name}.onnx").graph
+    assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT}
+    dimensions = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    assert dimensions == {
+        "pixel_values": ["batch", 3, "height", "width"],
+        "pixel_mask": ["batch", "mask_height", "mask_width"],
+    }
+
+
+def test_only_trunk_and_encoder_are_rounded(exported):
+    graph = onnx.load(exported / "onnx" / "model_quantized.onnx").graph
+    rounded = {node.name for node in graph.node if node.op_type == "QuantizeLinear"}
+    producers = {name: node.name for node in graph.node for name in node.output}
+    sources = {producers.get(node.input[0], "") for node in graph.node if node.name in rounded}
+    assert any("backbone" in name for name in sources)
+    assert not any("decoder" in name or "bbox_predictor" in name for name in sources)
+
+
+def test_the_report_tells_what_was_compared(command, exported):
+    _, result = command
+    report = json.loads((exported / "export_report.json").read_text())
+    seen = {(one["backend"], one["precision"], d["condition"]) for one in report["exports"] for d in one["differences"]}
+    assert len(seen) == 7 * 3
+    assert report["broken"] == []
+    fp32 = [one for one in report["exports"] if one["precision"] == "fp32"]
+    assert max(d["box_px"] for one in fp32 for d in one["differences"]) < 0.01
+    assert "onnx int8" in result.output
+    assert "| openvino fp32 |" in (exported / "export_report.md").read_text()
+
+
+def test_another_model_breaks_the_tolerance(exported, detector, pictures):
+    other = tiny_detector().model
+    differences = compare(other, open_exported(exported, "onnx")[0], detector.image_processor, pictures)
+    assert len(Compared("onnx", "fp32", 1.0, differences).broken) == 3
+    assert not Compared("onnx", "int8", 1.0, differences).broken
+
+
+def test_a_broken_tolerance_ends_the_command_with_1(exported, monkeypatch, tmp_path, detector):
+    from transformers_detr.cli import export_run
+
+    monkeypatch.setattr("transformers_detr.export.parity.BOX_TOLERANCE_PX", 0.0)
+    monkeypatch.setattr(export_run, "export_model", lambda folder, *_: _copy(exported, folder))
+    detector.model.save_pretrained(tmp_path / "model")
+    detector.image_processor.save_pretrained(tmp_path / "model")
+    arguments = ["export", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "tolerance broken" in result.output
+    assert json.loads((tmp_path / "out" / "export_report.json").read_text())["broken"]
+
+
+def _copy(source, folder):
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def test_a_fixed_size_pads_and_refuses(tmp_path, detector, pictures):
+    export_model(tmp_path, detector.model, detector.image_processor, fixed_size=(96, 128))
+    fixed = Detector.from_pretrained(tmp_path, backend="onnx")
+    found = fixed(pictures, threshold=0)
+    expected = Detector(detector.model, fixed.image_processor)(pictures, threshold=0)
+    boxes, scores = largest_difference(found, expected)
+    assert boxes < 0.01
+    assert scores < 1e-4
+    with pytest.raises(ValueError, match=r"exported for 96×128 .* the images have 97×100"):
+        fixed.model(torch.zeros(1, 3, 97, 100))
+
+
+def test_errors_say_what_to_do(exported, tmp_path):
+    with pytest.raises(LoadingError, match="there is no such folder"):
+        Detector.from_pretrained(tmp_path / "nowhere", backend="onnx")
+    with pytest.raises(LoadingError, match=r"no export for backend 'torch' in fp16 .*detr export --format torch"):
+        Detector.from_pretrained(exported, backend="torch", precision="fp16")
+    with pytest.raises(ValueError, match="backend must be one of onnx, openvino, torch, got 'tflite'"):
+        Detector.from_pretrained(exported, backend="tflite")
+    with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
+        Detector.from_pretrained(exported, backend="onnx", device="cuda")
+    with pytest.raises(LoadingError, match="detects, but does not segment"):
+        Segmenter.from_pretrained(exported, backend="onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fixed-size", "800"], "must be HEIGHTxWIDTH"),
+        (["--calibration", "x"], "--calibration goes with --int8"),
+        (["--format", "torch", "--fp16"], "a torch program is float32"),
+        (["--images", "nowhere.png"], "nowhere.png: there is no such file"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, message, detector, tmp_path):
+    detector.model.save_pretrained(tmp_path / "model")
+    detector.image_processor.save_pretrained(tmp_path / "model")
+    fixed = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["export", *fixed, *arguments])
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
