@@ -12,7 +12,7 @@ from transformers_detr.data.scenes import make_scene
 
 NOT_THERE = 3
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
-# Which both libraries leave as they are: transformers.js enlarges every picture until its longer side is the longest edge.
+# Which both leave as they are: transformers.js enlarges pictures until their longer side is the longest edge.
 SIZES = [(64, 128), (128, 64)]
 
 

@@ -71,7 +71,9 @@ def open_openvino(path: Path, device: str) -> Engine:
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(*inputs: Tensor) -> dict[str, Tensor]:
-        found = compiled.create_infer_request().infer(_feed(inputs))  # a request of its own, so that threads do not meet
+        found = compiled.create_infer_request().infer(
+            _feed(inputs)
+        )  # a request of its own, so that threads do not meet
         return {name: torch.from_numpy(found[name].copy()) for name in names}
 
     return Engine(run, _fixed([side.get_length() if side.is_static else None for side in list(shape)[2:]]))
@@ -88,7 +90,9 @@ def open_torch(path: Path, device: str) -> Engine:
         ValueError: Another device is asked for.
     """
     if device != "cpu":
-        raise ValueError(f"device {device!r} cannot be used: exported programs are for the CPU; use the model's weights")
+        raise ValueError(
+            f"device {device!r} cannot be used: exported programs are for the CPU; use the model's weights"
+        )
     program = torch.export.load(path)
     module = program.module()
     images = next(node for node in program.graph.nodes if node.name == "pixel_values").meta["val"]

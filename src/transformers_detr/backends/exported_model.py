@@ -25,7 +25,7 @@ class Engine:
         fixed_size: The only (height, width) that `run` takes; None if it takes any.
     """
 
-    run: Callable[..., dict[str, Tensor]]
+    run: Callable[..., dict[str, Any]]
     fixed_size: tuple[int, int] | None = None
 
 
@@ -78,7 +78,7 @@ class ExportedModel:
             pixel_values, pixel_mask = _on_canvas(pixel_values, pixel_mask, size)
         if pixel_mask is None:
             pixel_mask = torch.ones(len(pixel_values), 1, 1)  # enlarged in the graph
-        found = self.engine.run(pixel_values, pixel_mask.to(self.device, torch.int64))
+        found: dict[str, Any] = self.engine.run(pixel_values, pixel_mask.to(self.device, torch.int64))
         return (DetrSegmentationOutput if "pred_masks" in found else DetrObjectDetectionOutput)(**found)
 
 

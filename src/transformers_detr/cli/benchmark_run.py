@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformers_detr.backends.layout import Backend, exported_files
+from transformers_detr.backends.layout import Backend, Precision, exported_files
 from transformers_detr.backends.opening import open_exported
 from transformers_detr.cli.export_run import load_model
 from transformers_detr.cli.inputs import gather_sources
@@ -23,8 +24,8 @@ from transformers_detr.export.folder import export_model
 from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Difference, difference
 from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
-from transformers_detr.model.images_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.images_detr import load_image
 
 EAGER = "PyTorch"
 SCENE_SIZE = (480, 640)
@@ -105,7 +106,8 @@ def run(
             failed += _export(model, processor, folder, notify)
         for backend, precision in exported_files(folder):
             notify(f"loading {backend} {precision}")
-            _try(f"{backend} {precision}", lambda b=backend, p=precision: open_exported(folder, b, p)[0], models, failed)  # type: ignore[misc]
+            name = f"{backend} {precision}"
+            _try(name, partial(_open, folder, backend, precision), models, failed)
         differences = {}
         for name, option in models.items():
             notify(f"comparing {name}")
@@ -151,6 +153,10 @@ def _try(name: str, make: Callable[[], Any], models: dict[str, Any], failed: lis
         models[name] = make()
     except Exception as error:  # compilers and engines fail in ways of their own, which say nothing of the others
         failed.append(Result(name, None, None, f"failed: {str(error).strip().splitlines()[0][:100]}"))
+
+
+def _open(folder: Path, backend: Backend, precision: Precision) -> Any:
+    return open_exported(folder, backend, precision)[0]
 
 
 def _warm(model: Any, pixels: list[Tensor]) -> Any:

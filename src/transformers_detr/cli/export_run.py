@@ -76,9 +76,7 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         labelled = _labelled(request, model, Path(aside))
         pictures = _pictures(request, labelled)
         feeds = partial(_feeds, request, processor) if request.calibration else None
-        export_model(
-            folder, model, processor, request.formats, request.precisions, request.fixed_size, feeds, notify
-        )
+        export_model(folder, model, processor, request.formats, request.precisions, request.fixed_size, feeds, notify)
         exported_processor = DetrImageProcessor.from_pretrained(folder)
         compared = []
         for (backend, precision), path in exported_files(folder).items():

@@ -105,7 +105,9 @@ def _fold_for_good(model: nn.Module) -> None:
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            norm = getattr(child.parent, child.norm_name) if isinstance(child, DetrNormedConv2d) else None
+            if not isinstance(child, DetrNormedConv2d):
+                continue
+            norm: Any = getattr(child.parent, child.norm_name)
             if getattr(norm, "folded", False):
                 setattr(parent, name, _plain(child, *norm.scale_and_shift()))
 

@@ -98,7 +98,7 @@ def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.feeds = iter(feeds)
 

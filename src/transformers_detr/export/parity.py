@@ -121,7 +121,9 @@ def difference(
         changed += int((before.argmax(-1) != after.argmax(-1))[sure].sum())
         if "pred_masks" in want:
             height, width = want["pred_masks"].shape[1:]
-            masks.append(((got["pred_masks"][:, :height, :width] > 0) != (want["pred_masks"] > 0)).float().mean().item())
+            masks.append(
+                ((got["pred_masks"][:, :height, :width] > 0) != (want["pred_masks"] > 0)).float().mean().item()
+            )
     return Difference(
         condition,
         len(wanted),

@@ -1,4 +1,4 @@
-"""The report beside an exported model: what was compared with PyTorch, how far it is off, and whether that is allowed."""
+"""The report beside an exported model: how far it is off PyTorch, and whether that is allowed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,17 @@ def summary_rows(compared: Sequence[Compared], torch_ap: float | None) -> tuple[
 
 def table_rows(compared: Sequence[Compared], torch_ap: float | None) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the full table; a column that says nothing is left out."""
-    heads = ["graph", "MB", "condition", "pictures", "boxes, px", "scores", "sure queries", "their boxes, px", "changed"]
+    heads = [
+        "graph",
+        "MB",
+        "condition",
+        "pictures",
+        "boxes, px",
+        "scores",
+        "sure queries",
+        "their boxes, px",
+        "changed",
+    ]
     masks = any(found.mask_pixels is not None for one in compared for found in one.differences)
     heads += ["mask pixels"] * masks + ["AP", "AP of PyTorch"] * (torch_ap is not None)
     rows = []
@@ -108,8 +118,8 @@ def _markdown(about: dict[str, Any], compared: Sequence[Compared], torch_ap: flo
         f"- tolerance of fp32: boxes {BOX_TOLERANCE_PX} px, scores {SCORE_TOLERANCE}",
         "",
         "Largest differences from the PyTorch model on each picture alone, in float32. Boxes and scores are of all",
-        "queries; sure queries are those that PyTorch gives a class with more than 0.5, changed ones those of them that",
-        "get another class, or none.",
+        "queries; sure queries are those that PyTorch gives a class with more than 0.5, changed ones those of them",
+        "that get another class, or none.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),
