@@ -44,6 +44,7 @@ CARD = {"torch", "timm", "transformers", "safetensors", "huggingface_hub", "PIL"
 OPTIONAL = {
     "cv2",
     "datasets",
+    "fastapi",
     "faster_coco_eval",
     "jinja2",
     "matplotlib",
@@ -51,10 +52,12 @@ OPTIONAL = {
     "onnxruntime",
     "openvino",
     "pandas",
+    "prometheus_client",
     "pycocotools",
     "rich",
     "supervision",
     "typer",
+    "uvicorn",
 }
 
 
