@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 from tiny_detector import save, tiny_detector
 from transformers_detr import DetrConfig, DetrForObjectDetection
 from transformers_detr.loading import LoadingError, check_weight_file, load_pretrained
+from transformers_detr.model import pretrained_detr
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,40 @@ def test_folder_loads_with_its_processor(folder):
     assert not model.training
     assert processor.size["shortest_edge"] == 64
     same_weights(model, tiny_detector().model)
+
+
+def test_stored_names_spare_the_frameworks_conversion(folder, monkeypatch):
+    """The way of nearly all tensors, and that of the framework alone, give the same model."""
+    left = []
+    place = pretrained_detr._place_what_fits
+
+    def placed(*args):
+        others, names = place(*args)
+        left.append(len(others))
+        return others, names
+
+    monkeypatch.setattr(pretrained_detr, "_place_what_fits", placed)
+    quick, info = DetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    assert left == [1]
+    assert not any(info.values())
+    monkeypatch.setattr(pretrained_detr, "_is_plain", lambda *_: False)
+    usual = DetrForObjectDetection.from_pretrained(folder)
+    same_weights(quick, usual)
+    built = [parameter.requires_grad for parameter in tiny_detector().model.parameters()]
+    assert not all(built)  # the stem is frozen, and stays so
+    assert [parameter.requires_grad for parameter in quick.parameters()] == built
+    assert [parameter.requires_grad for parameter in usual.parameters()] == built
+    assert not any(module.training for module in quick.modules())
+
+
+@pytest.mark.parametrize("options", [{"dtype": torch.float16}, {"num_labels": 5, "ignore_mismatched_sizes": True}])
+def test_other_dtypes_and_shapes_go_through_the_framework(folder, options):
+    model = DetrForObjectDetection.from_pretrained(folder, **options)
+    assert model.dtype == options.get("dtype", torch.float32)
+    assert model.class_labels_classifier.out_features == options.get("num_labels", model.config.num_labels) + 1
+    assert torch.isfinite(model.class_labels_classifier.weight).all()
+    expected = tiny_detector().model.model.input_projection.weight
+    assert torch.allclose(model.model.input_projection.weight.float(), expected, atol=1e-3)
 
 
 def test_torch_file_and_shards_load(folder):

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrModel
@@ -336,12 +337,15 @@ def test_freezing_and_unfreezing_the_trunk():
 def test_compiles_without_graph_breaks_for_every_size(model, batch, exact_padding):
     assert model.supports_exact_padding  # a graph cannot hold the trial
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    graphs = CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=graphs)
+    others = [padded_batch([(80, 64), (64, 50), (33, 40)], seed=1), padded_batch([(200, 333), (331, 100)], seed=2)]
     with torch.no_grad():
-        for pixel_values, pixel_mask in (batch, padded_batch([(80, 64), (64, 50), (33, 40)], seed=1)):
+        for pixel_values, pixel_mask in (batch, *others):
             expected = model(pixel_values, pixel_mask, exact_padding=exact_padding)
             output = compiled(pixel_values, pixel_mask, exact_padding=exact_padding)
             assert torch.allclose(output.logits, expected.logits, atol=1e-5)
+    assert graphs.frame_count == 1  # one graph for batches and pictures of all sizes
     torch._dynamo.reset()
 
 

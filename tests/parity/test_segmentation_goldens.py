@@ -15,9 +15,9 @@ from transformers_detr import DetrConfig, DetrForSegmentation
 from transformers_detr.model.postprocessing_detr import post_process_instance_masks
 from transformers_detr.model.segments_detr import post_process_panoptic_paper
 
-# Logits (of masks too) and boxes: what the golden README calls fair. Attention maps: it has no word for them, so twice
-# what float32 costs the golden numbers themselves (4e-5), since ours may be off to the other side.
-LOGITS, BOXES, MAPS = 1e-3, 5e-5, 8e-5
+# Logits and boxes: what the golden README calls fair. Masks and attention maps: twice what float32 costs the golden
+# numbers themselves (9e-4 and 4e-5 away from double precision), since ours may be off to the other side.
+LOGITS, BOXES, MASKS, MAPS = 1e-3, 5e-5, 1.8e-3, 8e-5
 VARIANT = "detr-r50-panoptic"
 STUFF = range(91, 250)
 
@@ -69,14 +69,14 @@ def outputs(results):
     return {batch: output for batch, (output, _) in results.items()}
 
 
-def compare(batch, result, golden_tensors, golden_json):
+def compare(batch, result, golden_tensors, golden_json, masks=MASKS):
     golden = golden_tensors(f"{VARIANT}.outputs.safetensors")
     queries = golden_json(f"{VARIANT}.outputs.json")["queries"][batch]
     output, maps = result
     assert (output.logits - golden[f"{batch}/pred_logits"]).abs().max() < LOGITS
     assert (output.pred_boxes - golden[f"{batch}/pred_boxes"]).abs().max() < BOXES
     assert output.pred_masks.shape[2:] == golden[f"{batch}/pred_masks"].shape[2:]
-    assert (output.pred_masks[:, queries] - golden[f"{batch}/pred_masks"]).abs().max() < LOGITS
+    assert (output.pred_masks[:, queries] - golden[f"{batch}/pred_masks"]).abs().max() < masks
     assert (maps[:, queries] - golden[f"{batch}/bbox_attention"]).abs().max() < MAPS
 
 
@@ -88,7 +88,7 @@ def test_predictions_masks_and_attention_maps(batch, results, golden_tensors, go
 def test_without_rounding_of_our_own(model, batches, golden_tensors, golden_json):
     inputs = {"pixel_values": batches["AB"]["pixel_values"].double(), "pixel_mask": batches["AB"]["pixel_mask"]}
     result = run(copy.deepcopy(model).double(), inputs)
-    compare("AB", result, golden_tensors, golden_json)
+    compare("AB", result, golden_tensors, golden_json, masks=MASKS / 2)
 
 
 @pytest.mark.parametrize("image", ["A", "B"])

@@ -120,10 +120,7 @@ class DetrConvEncoder(nn.Module):
         if plan is None:
             self._plan = ExactPlan(tuple(clear.calls), tuple(levels))
         masks = [clear.masks[level] for level in levels]
-        return [
-            FeatureMap(features.masked_fill(~mask, 0.0), mask[:, 0])
-            for features, mask in zip(pyramid, masks, strict=True)
-        ]
+        return [FeatureMap(features, mask[:, 0]) for features, mask in zip(pyramid, masks, strict=True)]
 
     @property
     def supports_exact_padding(self) -> bool:

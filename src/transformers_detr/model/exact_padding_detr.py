@@ -54,13 +54,14 @@ class ClearPadding(TorchFunctionMode):
             if max(weight.shape[-2:]) > 1:
                 args = (self._clear(args[0], 0.0), *args[1:])
         elif func in (nn.functional.max_pool2d, torch.max_pool2d):
-            args = (self._clear(args[0], float("-inf")), *args[1:])
+            pooled = func(self._clear(args[0], float("-inf")), *args[1:], **kwargs)
+            return torch.where(pooled > float("-inf"), pooled, 0.0)  # where a window saw nothing
         return func(*args, **kwargs)
 
     def _clear(self, features: Tensor, value: float) -> Tensor:
         level = self.level_of(features) if self.plan is None else self.plan.calls[len(self.calls)]
         self.calls.append(level)
-        return features.masked_fill(~self.masks[level], value)
+        return torch.where(self.masks[level], features, value)  # which, unlike filling, keeps channels last
 
     def level_of(self, features: Tensor) -> int:
         """The level whose size features `(B, channels, h, w)` have.

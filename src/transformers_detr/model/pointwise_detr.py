@@ -19,16 +19,10 @@ def goes_to_onednn(features: Tensor) -> bool:
 
     Never in graphs: compilers choose for themselves, and exported graphs shall hold linear layers.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return (
-        features.device.type == "cpu"
-        and features.dtype == torch.float32
-        and features.numel() >= SMALLEST
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-    )
+    fits = features.device.type == "cpu" and features.dtype == torch.float32 and features.numel() >= SMALLEST
+    return fits and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and _onednn_is_on()
 
 
 def convolve_pixels(
@@ -36,6 +30,10 @@ def convolve_pixels(
 ) -> Tensor:
     """Convolve `(B, channels, h, w)` with kernels of one pixel `(outputs, channels / groups, 1, 1)`, by oneDNN."""
     return nn.functional.conv2d(features, weight, bias, stride, 0, dilation=2, groups=groups)
+
+
+def _onednn_is_on() -> bool:
+    return bool(torch.backends.mkldnn.enabled)
 
 
 class DetrLinear(nn.Linear):

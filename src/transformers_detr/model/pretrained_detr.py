@@ -65,8 +65,10 @@ class DetrPreTrainedModel(PreTrainedModel):
         """Put tensors that fit as they are straight in their places, and leave the others to the base class.
 
         The names in memory are the stored ones, so this is nearly every tensor; the base class compiles a pattern for
-        each of them, which takes it longer than all the rest of loading.
+        each of them, which takes it longer than all the rest of loading. It also makes each of them trainable; what
+        was built frozen, the stem and the first stage, stays so here.
         """
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         placed: set[str] = set()
         if state_dict is None and _is_plain(model, checkpoint_files, load_config):
             state_dict, placed = _place_what_fits(model, checkpoint_files)
@@ -74,6 +76,8 @@ class DetrPreTrainedModel(PreTrainedModel):
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
         )
         info.missing_keys -= placed
+        for name in frozen:
+            model.get_parameter(name).requires_grad_(False)
         return info, index
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
