@@ -161,6 +161,19 @@ def test_an_image_without_segments_counts_as_missed(truth, predicted):
     assert missed == sum(not segment["iscrowd"] for segment in segments)
 
 
+def test_a_segment_of_a_class_that_does_not_count_is_as_good_as_none(truth):
+    """Closed form: without one segment of its class, which is missed then, everything else is perfect."""
+    predictions = []
+    for image_id, entry in truth.annotations.items():
+        info = [dict(segment) for segment in entry["segments_info"]]
+        predictions.append(ImagePrediction(image_id, panoptic=PanopticFile(entry["file_name"], info)))
+    changed = next(i for p in predictions for i in p.panoptic.segments_info if not i.get("iscrowd", 0))
+    label, changed["category_id"] = changed["category_id"], 99
+    quality = score_panoptic(truth, predictions, truth.folder)
+    for score in quality.per_class:
+        assert (score.false_negatives, score.false_positives) == (int(score.category_id == label), 0)
+
+
 def test_truth_is_checked(tmp_path, data):
     known = {name: i for i, name in enumerate(CLASS_NAMES)}
     with pytest.raises(ValueError, match="not a panoptic annotation file"):

@@ -93,6 +93,9 @@ def segmentations(outputs: Any, batch: PreparedBatch, folder: Path, stuff: Colle
 def score_panoptic(truth: PanopticTruth, predictions: Iterable[ImagePrediction], folder: Path) -> PanopticQuality:
     """Panoptic quality over the images of `truth`; one without predicted segments counts as missed.
 
+    A predicted segment of a class that `truth` does not have, such as one of the unused ids of the published
+    checkpoints, is a false alarm of a class that is not averaged: it changes nothing.
+
     Args:
         truth: The true segments.
         predictions: With `panoptic` set where segments were predicted.
@@ -102,11 +105,14 @@ def score_panoptic(truth: PanopticTruth, predictions: Iterable[ImagePrediction],
         ValueError: A prediction does not fit its image; see `count_segments`.
     """
     predicted = {prediction.image_id: prediction.panoptic for prediction in predictions}
+    known = {category["id"] for category in truth.categories}
     counts = np.zeros((len(truth.categories), 4))
     for image_id, annotation in truth.annotations.items():
         true_map = load_map(image_id, annotation["file_name"], annotation["segments_info"], truth.folder)
         file = predicted.get(image_id)
-        predicted_map = None if file is None else load_map(image_id, file.file_name, file.segments_info, folder)
+        predicted_map = None
+        if file is not None:
+            predicted_map = _without_others(load_map(image_id, file.file_name, file.segments_info, folder), known)
         counts += count_segments(true_map, predicted_map, truth.categories)
     return panoptic_quality(counts, truth.categories)
 
@@ -118,6 +124,13 @@ def load_map(image_id: int, file_name: str, segments_info: Iterable[Mapping[str,
         ids = rgb_to_ids(np.asarray(picture.convert("RGB")))
     crowds = frozenset(segment["id"] for segment in segments if segment.get("iscrowd", 0))
     return PanopticMap(image_id, ids, {segment["id"]: segment["category_id"] for segment in segments}, crowds)
+
+
+def _without_others(segments: PanopticMap, known: Collection[int]) -> PanopticMap:
+    """The segments of known classes only."""
+    others = [i for i, category in segments.category_of.items() if category not in known]
+    kept = {i: category for i, category in segments.category_of.items() if category in known}
+    return replace(segments, ids=np.where(np.isin(segments.ids, others), 0, segments.ids), category_of=kept)
 
 
 def _run_length_codes(masks: np.ndarray[Any, Any]) -> list[CocoRle]:
