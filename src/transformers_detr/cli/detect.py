@@ -14,6 +14,7 @@ from rich.table import Table
 from transformers_detr.cli.detection_records import CSV_TABLE, detections_of, entries_of, write_csv
 from transformers_detr.cli.inputs import Source, gather_videos
 from transformers_detr.cli.picture_run import (
+    BackendName,
     BatchSize,
     Device,
     DtypeName,
@@ -52,6 +53,7 @@ def detect(
     batch_size: BatchSize = 4,
     device: Device = None,
     dtype: DtypeName = None,
+    backend: BackendName = None,
     revision: Revision = None,
     recursive: Recursive = False,
     stride: Annotated[
@@ -99,7 +101,7 @@ def detect(
         raise typer.BadParameter("--stride and --track are for videos")
     job = Job(
         predictor=_detector,
-        options={},
+        options={} if backend is None else {"backend": str(backend)},
         found="detections",
         folders=(),
         record=_record,

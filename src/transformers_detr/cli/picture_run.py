@@ -32,6 +32,14 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Backend(StrEnum):
+    """What runs an exported model."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
+
+
 Inputs = Annotated[
     list[str],
     typer.Argument(metavar="PHOTO|FOLDER|GLOB|URL...", help="Pictures, folders of pictures, patterns, URLs."),
@@ -48,6 +56,15 @@ Device = Annotated[
 DtypeName = Annotated[
     Dtype | None,
     typer.Option(metavar="|".join(Dtype), help="What to compute in.", show_default="as the weights are stored"),
+]
+BackendName = Annotated[
+    Backend | None,
+    typer.Option(
+        "--backend",
+        metavar="|".join(Backend),
+        help="Run what detr export wrote.",
+        show_default="the weights in PyTorch",
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders to the bottom.")]
