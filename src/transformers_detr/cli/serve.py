@@ -10,17 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from transformers_detr.cli.picture_run import Device, DtypeName
+from transformers_detr.cli.picture_run import BackendName, Device, DtypeName
 
 MEGA = 1_000_000
-
-
-class BackendName(StrEnum):
-    """What runs the models."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torch = "torch"
 
 
 class PrecisionName(StrEnum):
@@ -54,14 +46,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     device: Device = None,
     dtype: DtypeName = None,
-    backend: Annotated[
-        BackendName | None,
-        typer.Option(
-            metavar="|".join(BackendName),
-            help="Run what detr export wrote into the folders of the models.",
-            show_default="the weights, in PyTorch",
-        ),
-    ] = None,
+    backend: BackendName = None,
     precision: Annotated[
         PrecisionName, typer.Option(metavar="|".join(PrecisionName), help="Of what detr export wrote.")
     ] = PrecisionName.fp32,
@@ -132,7 +117,7 @@ def serve(
         answer_seconds=timeout,
     )
     options: dict[str, str | None] = {"device": device}
-    options |= {"dtype": dtype} if backend is None else {"backend": backend.value, "precision": precision.value}
+    options |= {"dtype": dtype} if backend is None else {"backend": str(backend), "precision": precision.value}
     try:
         loaders = model_loaders(names, **options)
     except ValueError as error:
