@@ -5,11 +5,13 @@ import contextlib
 import http.client
 import json
 import logging
+import os
 import random
 import socket
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -282,6 +284,15 @@ def test_random_bytes(small):
         answer = small.ask("/", body, content_type=kind)
         assert answer.status in REFUSED, number
         assert answer.json["error"]
+        if number == 99:
+            before = resident_bytes()
+    assert resident_bytes() - before < 20_000_000, "memory grows"
+
+
+def resident_bytes():
+    """Of this process, in which the service runs; where that cannot be known, always the same."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 @pytest.mark.slow
