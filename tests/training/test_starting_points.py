@@ -7,7 +7,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from training.conftest import TINY
 from transformers_detr import DetrForObjectDetection, DetrForSegmentation
+from transformers_detr.training.recipes import Recipe, write_recipe
 from transformers_detr.training.starting_points import edges_for, fine_tuning_defaults, starting_point
 
 
@@ -110,23 +112,37 @@ def test_masks_need_masks_and_a_trained_detector(detector_folder, scenes):
         starting_point("scenes", scenes, masks=True)
 
 
-def test_a_small_recipe_warns_of_little_data(scenes):
-    start = starting_point("scenes", scenes)
+@pytest.fixture
+def recipe_file(tmp_path):
+    """A recipe for a fresh model with timm's smallest trunk."""
+    recipe = Recipe(model=TINY, training={"train_batch_norm": True})
+    write_recipe(recipe, tmp_path / "recipe.yaml", "a test")
+    return str(tmp_path / "recipe.yaml")
+
+
+def test_a_small_recipe_warns_of_little_data(recipe_file, scenes):
+    start = starting_point(recipe_file, scenes)
     assert "10 images are little" in start.warnings[0]
     assert start.model.config.id2label == scenes.id2label
     assert start.training["train_batch_norm"]
 
 
-def test_a_recipes_trunk_can_start_from_weights_in_a_file(scenes, tmp_path):
+def test_a_recipes_trunk_can_start_from_weights_in_a_file(recipe_file, scenes, tmp_path):
     torch.manual_seed(7)
     trunk = timm.create_model("test_resnet")
     save_file(trunk.state_dict(), tmp_path / "trunk.safetensors")
-    start = starting_point("scenes", scenes, trunk_weights=tmp_path / "trunk.safetensors")
+    start = starting_point(recipe_file, scenes, trunk_weights=tmp_path / "trunk.safetensors")
     weights = start.model.model.backbone.conv_encoder.model.state_dict()
     assert torch.equal(weights["layer4.0.conv1.weight"], trunk.state_dict()["layer4.0.conv1.weight"])
     assert torch.equal(weights["bn1.weight"], trunk.state_dict()["bn1.weight"])
     start.model.save_pretrained(tmp_path / "model")
     assert "trunk.safetensors" not in (tmp_path / "model" / "config.json").read_text()
+
+
+def test_weights_of_another_trunk_are_refused(recipe_file, scenes, tmp_path):
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "trunk.safetensors")
+    with pytest.raises(ValueError, match="no weights for test_resnet: 75 lack, such as bn1"):
+        starting_point(recipe_file, scenes, trunk_weights=tmp_path / "trunk.safetensors")
 
 
 def test_trunk_weights_are_refused_where_they_make_no_sense(model_folder, scenes, tmp_path):

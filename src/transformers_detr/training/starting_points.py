@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timm.models import load_state_dict
+
 from transformers_detr.data.records import LabelledDataset
 from transformers_detr.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.configuration_detr import DetrConfig
@@ -194,6 +196,9 @@ def _with_trunk_weights(config: DetrConfig, path: Path) -> DetrForObjectDetectio
     config.use_pretrained_backbone = True
     config.backbone_kwargs = {**kwargs, "pretrained_cfg_overlay": {"file": str(path)}}
     model = DetrForObjectDetection(config)
+    missing = model.model.backbone.conv_encoder.model.state_dict().keys() - load_state_dict(str(path)).keys()
+    if missing:  # timm only logs it
+        raise ValueError(f"{path}: no weights for {config.backbone}: {len(missing)} lack, such as {min(missing)}")
     model.config.use_pretrained_backbone = False
     model.config.backbone_kwargs = kwargs or None
     return model
