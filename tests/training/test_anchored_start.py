@@ -19,7 +19,9 @@ def test_places_are_embedded_as_cells_are(tiny_model):
     config = tiny_model().config
     cells = sine_position_embedding(None, (1, 4, 5), config.d_model, torch.device("cpu"))[0]  # (D, h, w)
     places = torch.tensor([[3 / 4, 2 / 5], [1 / 4, 5 / 5]])  # cell (i, j) lies at ((i + 1) / h, (j + 1) / w)
-    torch.testing.assert_close(embed_places(places, config), torch.stack([cells[:, 2, 1], cells[:, 0, 4]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        embed_places(places, config), torch.stack([cells[:, 2, 1], cells[:, 0, 4]]), atol=1e-4, rtol=0
+    )
 
 
 def test_attention_is_centred_on_the_anchors_before_anything_is_learnt(tiny_model):

@@ -12,8 +12,8 @@ from transformers_detr.cli.check import check
 from transformers_detr.cli.demo import demo
 from transformers_detr.cli.detect import detect
 from transformers_detr.cli.evaluate import evaluate
-from transformers_detr.cli.export import export
 from transformers_detr.cli.explain import explain
+from transformers_detr.cli.export import export
 from transformers_detr.cli.push import push
 from transformers_detr.cli.scenes import scenes
 from transformers_detr.cli.segment import segment

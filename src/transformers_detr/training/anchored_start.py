@@ -10,6 +10,7 @@ Wang et al., Anchor DETR, 2022.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def start_anchored(model: DetrForObjectDetection) -> None:
             f"{config.position_embedding_type} positions and a width of {head_dim}"
         )
     anchors, pitch = grid_of_anchors(config.num_queries)
-    core = model.model
+    core: Any = model.model
     core.query_position_embeddings.weight.copy_(embed_places(anchors, config))
     half = head_dim // 2
     compared = torch.cat([torch.arange(half), config.d_model // 2 + torch.arange(half)])

@@ -70,7 +70,7 @@ class AssistedDetr(DetrForObjectDetection):
     def _forward_tokens(self, encoded: EncodedImages, labels: list[dict[str, Tensor]]) -> DetrObjectDetectionOutput:
         """The loss of the tokens alone; the queries get gradients of zero, for which processes wait in common."""
         token_loss = self._token_loss(encoded, labels)
-        waiting = [*self.model.decoder.parameters(), *self.model.query_position_embeddings.parameters()]
+        waiting: list[Tensor] = [*self.model.decoder.parameters(), *self.model.query_position_embeddings.parameters()]
         waiting += [] if self.extra_queries is None else [self.extra_queries.weight]
         untouched = 0.0 * torch.stack([value.sum() for value in waiting if value.requires_grad]).sum()
         loss = self.token_weight * token_loss + untouched
