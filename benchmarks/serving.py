@@ -2,8 +2,9 @@
 
 Clients on loopback, each with one request at a time, send pictures of mixed sizes. Three services answer the same
 requests, each in a process of its own: `detr serve` as it is, `detr serve --batch-size 1`, and a naive service that
-calls transformers' pipeline once per request behind a lock, in threads. Every answer is compared with that of the
-detector on that picture alone before anything is printed; a lost or crossed answer ends the run.
+calls transformers' pipeline (with this package's classes, so that the model is equally fast) once per request behind a
+lock, in threads. Every answer is compared with that of the detector on that picture alone before anything is printed; a
+lost or crossed answer ends the run.
 
     python benchmarks/serving.py --requests 2000 --clients 32 --model facebook/detr-resnet-50
 
@@ -197,6 +198,9 @@ def serve_naively(model: str, port: int) -> None:
     from PIL import Image
     from transformers import pipeline
 
+    from transformers_detr import use_for_auto
+
+    use_for_auto()
     find, lock = pipeline("object-detection", model=model), threading.Lock()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -259,6 +263,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=600)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--only", choices=["batching", "one by one", "naive"], help="one service; default: all three")
     parser.add_argument("--threads", type=int, default=2, help="of torch, in each service")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--naive", help=argparse.SUPPRESS)
@@ -283,7 +288,9 @@ def compare(arguments: argparse.Namespace, model: str) -> int:
     }
     report: dict[str, Any] = {"model": arguments.model or "tiny", "requests": arguments.requests}
     report |= {"clients": arguments.clients, "threads": arguments.threads}
-    titles = ["service", "images/s", "p50 ms", "p95 ms", "p99 ms", "mean batch", "MB, 1st half", "MB, 2nd half"]
+    if arguments.only:
+        sides = {arguments.only: sides[arguments.only]}
+    titles = ["service", "images/s", "p50 ms", "p95 ms", "p99 ms", "mean batch", "largest MB by quarter of the run"]
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|", flush=True)
     for name, side in sides.items():
         with process(side, arguments.threads) as (port, pid):
@@ -298,11 +305,10 @@ def compare(arguments: argparse.Namespace, model: str) -> int:
             "images_per_second": round(arguments.requests / run.seconds, 2),
             **{f"p{part}_ms": round(run.percentile(part / 100), 1) for part in (50, 95, 99)},
             "mean_batch": round(run.batch_size, 2),
-            "megabytes": [round(run.memory(0, 0.5)), round(run.memory(0.5, 1))],
+            "megabytes": [round(run.memory(quarter / 4, (quarter + 1) / 4)) for quarter in range(4)],
         }
-        first, *numbers = report[name].values()
-        *numbers, memory = numbers
-        print("| " + " | ".join(map(str, [name, first, *numbers, *memory])) + " |", flush=True)
+        *numbers, memory = report[name].values()
+        print("| " + " | ".join(map(str, [name, *numbers, ", ".join(map(str, memory))])) + " |", flush=True)
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
