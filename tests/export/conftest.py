@@ -1,4 +1,4 @@
-"""A tiny detector, exported by the command in every format and precision, once for all tests here."""
+"""A tiny detector, exported by the command once for all tests here."""
 
 import pytest
 from typer.testing import CliRunner
@@ -24,20 +24,50 @@ def pictures():
 
 
 @pytest.fixture(scope="session")
-def command(detector, pictures, tmp_path_factory):
-    """The folder that `detr export` wrote, and what it said."""
-    base = tmp_path_factory.mktemp("export")
+def saved(detector, pictures, tmp_path_factory):
+    """A folder with the model, and one with pictures."""
+    base = tmp_path_factory.mktemp("saved")
     (base / "pictures").mkdir()
     for index, picture in enumerate(pictures):
         picture.save(base / "pictures" / f"{index}.png")
-    arguments = ["--model", save(detector, base / "model"), "--output", base / "exported", "--fp16", "--int8"]
-    arguments += ["--calibration", base / "pictures", "--images", base / "pictures"]
-    arguments += [part for name in ("onnx", "openvino", "torch") for part in ("--format", name)]
-    return base / "exported", CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return save(detector, base / "model"), base / "pictures"
+
+
+def export(saved, output, *arguments):
+    model, pictures = saved
+    fixed = ["--model", model, "--output", output, "--images", pictures, "--int8", "--calibration", pictures]
+    result = CliRunner().invoke(app, ["export", *map(str, fixed), *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="session")
+def command(saved, tmp_path_factory):
+    """The folder that `detr export` wrote, and what it said."""
+    folder = tmp_path_factory.mktemp("export") / "exported"
+    return folder, export(saved, folder, "--format", "onnx", "--format", "openvino")
 
 
 @pytest.fixture(scope="session")
 def exported(command):
-    folder, result = command
-    assert result.exit_code == 0, result.output
+    return command[0]
+
+
+@pytest.fixture(scope="session")
+def fully_exported(saved, tmp_path_factory):
+    """One with every format and precision, for slow tests."""
+    folder = tmp_path_factory.mktemp("full_export") / "exported"
+    formats = [part for name in ("onnx", "openvino", "torch") for part in ("--format", name)]
+    export(saved, folder, "--fp16", *formats)
     return folder
+
+
+@pytest.fixture
+def folder_with(request):
+    """Finds the folder that holds a graph."""
+
+    def find(backend, precision="fp32"):
+        usual = backend in ("onnx", "openvino") and precision in ("fp32", "int8")
+        return request.getfixturevalue("exported" if usual else "fully_exported")
+
+    return find

@@ -29,12 +29,12 @@ def run(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-3), ("fp16", 0.1), ("q8", None)])
-def test_the_same_boxes_in_transformers_js(dtype, tolerance, exported, detector, tmp_path):
+def test_the_same_boxes_in_transformers_js(dtype, tolerance, fully_exported, detector, tmp_path):
     pictures = [make_scene(9, index, size).image for index, size in enumerate(SIZES)]
     files = [tmp_path / f"{index}.png" for index in range(len(pictures))]
     for picture, file in zip(pictures, files, strict=True):
         picture.save(file)
-    for picture, size, found in zip(pictures, SIZES, run(exported, dtype, *files), strict=True):
+    for picture, size, found in zip(pictures, SIZES, run(fully_exported, dtype, *files), strict=True):
         assert found["processed"] == [1, 3, *size]
         inputs = detector.image_processor(picture, return_tensors="pt")
         outputs = detector.model(**inputs)
