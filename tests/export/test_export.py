@@ -142,7 +142,15 @@ def test_a_broken_tolerance_ends_the_command_with_1(exported, monkeypatch, tmp_p
     monkeypatch.setattr("transformers_detr.export.parity.BOX_TOLERANCE_PX", 0.0)
     monkeypatch.setattr(export_run, "export_model", lambda folder, *_: _copy(exported, folder))
     model, pictures = saved
-    arguments = ["export", "--model", str(model), "--images", str(pictures / "0.png"), "--output", str(tmp_path / "out")]
+    arguments = [
+        "export",
+        "--model",
+        str(model),
+        "--images",
+        str(pictures / "0.png"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert "tolerance broken" in result.output

@@ -40,6 +40,11 @@ def saved(tmp_path_factory):
     (folder / "checkpoint-1" / "model.safetensors").write_bytes(b"older")
     (folder / ".hidden.onnx").write_bytes(b"hidden")
     (folder / "model.onnx").write_bytes(b"\0export")
+    (folder / "openvino").mkdir()
+    (folder / "openvino" / "openvino_model.xml").write_text("<net/>")
+    (folder / "openvino" / "openvino_model.bin").write_bytes(b"\0weights")
+    (folder / "export_report.json").write_text("{}")
+    (folder / "export_report.md").write_text("# Export")
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "metrics.json").write_text("{}")
     return folder
@@ -52,6 +57,7 @@ def folder(saved, tmp_path):
 
 def travelling(folder):
     names = ["config.json", "preprocessor_config.json", "model.safetensors", "model.onnx", "evaluation/metrics.json"]
+    names += ["openvino/openvino_model.xml", "openvino/openvino_model.bin", "export_report.json", "export_report.md"]
     return {name: (folder / name).read_bytes() for name in names}
 
 

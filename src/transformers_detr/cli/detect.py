@@ -81,6 +81,7 @@ def detect(
         videos = gather_videos(inputs)
     except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
+    options = {} if backend is None else {"backend": str(backend)}
     if videos:
         from transformers_detr.cli.video_run import detect_in_videos
 
@@ -88,8 +89,8 @@ def detect(
         detect_in_videos(
             videos,
             output,
-            partial(load_predictor, _detector, {}, model, device, dtype, revision, console),
-            run_settings(model, revision, dtype, threshold, batch_size),
+            partial(load_predictor, _detector, options, model, device, dtype, revision, console),
+            run_settings(model, revision, dtype, threshold, batch_size, **options),
             console,
             stride=stride or 1,
             track=track,
@@ -101,7 +102,7 @@ def detect(
         raise typer.BadParameter("--stride and --track are for videos")
     job = Job(
         predictor=_detector,
-        options={} if backend is None else {"backend": str(backend)},
+        options=options,
         found="detections",
         folders=(),
         record=_record,

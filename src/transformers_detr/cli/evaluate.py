@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from transformers_detr.cli.picture_run import Dtype
+from transformers_detr.cli.picture_run import BackendName, Dtype
 
 if TYPE_CHECKING:
     from transformers_detr.cli.evaluation_run import ChosenImages
@@ -80,6 +80,7 @@ def evaluate(
         Dtype | None,
         typer.Option(metavar="|".join(Dtype), help="What to compute in.", show_default="as the weights are stored"),
     ] = None,
+    backend: BackendName = None,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")
     ] = None,
@@ -103,6 +104,8 @@ def evaluate(
         raise typer.BadParameter("give either --model or --predictions")
     if model is not None and output is None:
         raise typer.BadParameter("a model's predictions need a folder", param_hint="--output")
+    if backend is not None and check_padding:
+        raise typer.BadParameter("an exported model knows one padding only", param_hint="--check-padding")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         with console.status("Loading"):
@@ -123,7 +126,8 @@ def evaluate(
                 chosen, found, settings = run.read_run(predictions, data, split, limit)
             else:
                 folder = Path(str(output))
-                inference = run.Inference(str(model), revision, dtype, device, size, batch_size, padding)
+                engine: Any = None if backend is None else str(backend)
+                inference = run.Inference(str(model), revision, dtype, device, size, batch_size, padding, engine)
                 with console.status(f"Loading {escape(inference.model)}"):
                     detector, processor = inference.load()
                 chosen = run.choose_images(data, split, limit, run.class_names(detector))

@@ -16,6 +16,8 @@ import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr import __version__
+from transformers_detr.backends.layout import Backend
+from transformers_detr.backends.opening import open_exported
 from transformers_detr.data.findings import Finding, Reporter, raise_finding
 from transformers_detr.data.opening import open_dataset
 from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset
@@ -104,6 +106,7 @@ class Inference:
         size: Shorter side that images are resized to, the longest edge in proportion; None leaves it to the model.
         batch_size: Images at once.
         padding: "exact" or "original".
+        backend: What runs an exported model; None is PyTorch with the weights.
     """
 
     model: str
@@ -113,21 +116,31 @@ class Inference:
     size: int | None
     batch_size: int
     padding: str
+    backend: Backend | None = None
 
-    def load(self) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+    def load(self) -> tuple[Any, DetrImageProcessor]:
         """Load the detection or segmentation model and its image processor.
 
         Raises:
             LoadingError: The model cannot be loaded.
             ValueError: The device cannot be used.
         """
+        model, processor = self._open() if self.backend is None else self._open_exported(self.backend)
+        if self.size is not None:
+            processor.size = _scaled(processor.size, self.size)
+        return model, processor
+
+    def _open_exported(self, backend: Backend) -> tuple[Any, DetrImageProcessor]:
+        if self.dtype is not None or self.padding != "exact":
+            raise ValueError("an exported model has its own dtype and padding: leave out --dtype and --padding")
+        return open_exported(self.model, backend, device=self.device or "cpu")
+
+    def _open(self) -> tuple[Any, DetrImageProcessor]:
         disable_progress_bar()  # for reading weights, which takes a moment
         segments = holds_segmentation(self.model, self.revision)
         model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
         options: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
         model, processor = load_pretrained(model_class, self.model, revision=self.revision, **options)
-        if self.size is not None:
-            processor.size = _scaled(processor.size, self.size)
         device = self.device or _default_device()
         try:
             return model.to(device), processor
@@ -136,7 +149,7 @@ class Inference:
 
     def predict(
         self,
-        model: DetrPreTrainedModel,
+        model: Any,
         processor: DetrImageProcessor,
         chosen: ChosenImages,
         folder: Path,
@@ -159,6 +172,7 @@ class Inference:
             "size": dict(processor.size),
             "batch_size": self.batch_size,
             "padding": self.padding,
+            "backend": self.backend,
             "num_queries": model.config.num_queries,
             "data": chosen.dataset.name,
             "split": chosen.split,
@@ -168,7 +182,7 @@ class Inference:
             "transformers": transformers.__version__,
         }
         collect = detections
-        if isinstance(model, DetrForSegmentation):
+        if DetrForSegmentation.__name__ in (model.config.architectures or ()):
             stuff = model.config.label_ids_to_fuse or ()
             collect = partial(segmentations, folder=folder / PANOPTIC_FOLDER, stuff=stuff)
         log = PredictionLog(folder, settings, resume)
@@ -176,13 +190,13 @@ class Inference:
         predict_to_log(log, self.batches(model, chosen), predict_batches, progress)
         return list(read_predictions(log.path)), settings
 
-    def batches(self, model: DetrPreTrainedModel, chosen: ChosenImages) -> list[list[EvaluationImage]]:
+    def batches(self, model: Any, chosen: ChosenImages) -> list[list[EvaluationImage]]:
         """Batches of similar shape; of equal size where the trunk does not allow exact padding."""
         equal_sizes = self.padding == "exact" and not model.supports_exact_padding
         return plan_batches(chosen.images, self.batch_size, equal_sizes)
 
 
-def class_names(model: DetrPreTrainedModel) -> list[str]:
+def class_names(model: Any) -> list[str]:
     """Names of the model's classes, by class id."""
     return [model.config.id2label[label] for label in range(model.config.num_labels)]
 

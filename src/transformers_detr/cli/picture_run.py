@@ -169,6 +169,8 @@ def load_predictor(
     console: Console,
 ) -> PicturePredictor[Any]:
     """Load a predictor, or end the command with a clear message; for the first two arguments see `Job`."""
+    if dtype is not None and "backend" in options:
+        raise typer.BadParameter("an exported model has its own", param_hint="--dtype")
     with console.status(f"Loading {escape(model)}"):
         import torch
         from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
@@ -187,7 +189,7 @@ def load_predictor(
             raise typer.BadParameter(f"{device!r} cannot be used: {reason}", param_hint="--device") from error
         try:
             return predictor().from_pretrained(model, device=device, dtype=dtype, revision=revision, **options)
-        except LoadingError as error:
+        except (LoadingError, ValueError) as error:
             console.print(f"[red]The model cannot be loaded.[/] {escape(str(error))}")
             raise typer.Exit(1) from error
 

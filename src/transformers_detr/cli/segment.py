@@ -16,6 +16,7 @@ from rich.table import Table
 
 from transformers_detr.cli.inputs import Source
 from transformers_detr.cli.picture_run import (
+    BackendName,
     BatchSize,
     Device,
     DtypeName,
@@ -75,6 +76,7 @@ def segment(
     batch_size: BatchSize = 4,
     device: Device = None,
     dtype: DtypeName = None,
+    backend: BackendName = None,
     revision: Revision = None,
     recursive: Recursive = False,
     pictures: Pictures = True,
@@ -94,7 +96,7 @@ def segment(
         raise typer.BadParameter("semantic segmentation has no threshold", param_hint="--threshold")
     job = Job(
         predictor=_segmenter,
-        options={"task": task.value},
+        options={"task": task.value} | ({} if backend is None else {"backend": str(backend)}),
         found="segments",
         folders=(PANOPTIC, SEMANTIC),
         record=partial(_record, task),

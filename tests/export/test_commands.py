@@ -1,0 +1,119 @@
+"""`detr detect`, `segment`, `evaluate` and `benchmark` with exported models, beside the same with PyTorch."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sure_segmenter import sure_segmenter
+from tiny_detector import NAMES, save
+from tiny_detr import padded_batch
+from transformers_detr import Segmenter
+from transformers_detr.backends.opening import open_exported
+from transformers_detr.cli import app
+from transformers_detr.evaluation.predictions import read_predictions
+from transformers_detr.export.folder import export_model
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_detect_finds_the_same(saved, exported, tmp_path):
+    model, pictures = saved
+    common = ("detect", pictures, "--threshold", 0.3, "--no-pictures")
+    run(*common, "--model", model, "--output", tmp_path / "pytorch")
+    run(*common, "--model", exported, "--backend", "onnx", "--output", tmp_path / "onnx")
+    expected, found = (json.loads((tmp_path / name / "coco_results.json").read_text()) for name in ("pytorch", "onnx"))
+    assert len(expected) > 4
+    assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
+    np.testing.assert_allclose([one["bbox"] for one in found], [one["bbox"] for one in expected], atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def labelled(saved, pictures):
+    """A file that labels one object in each of the pictures."""
+    files = sorted(saved[1].glob("*.png"))
+    box = {"category_id": 0, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
+    content = {
+        "images": [
+            {"id": index, "file_name": path.name, "height": picture.height, "width": picture.width}
+            for index, (path, picture) in enumerate(zip(files, pictures, strict=True))
+        ],
+        "annotations": [{"id": 1 + index, "image_id": index} | box for index in range(len(files))],
+        "categories": [{"id": label, "name": name} for label, name in NAMES.items()],
+    }
+    path = saved[1] / "labels.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_evaluate_predicts_the_same(saved, exported, labelled, tmp_path):
+    common = ("evaluate", "--data", labelled)
+    run(*common, "--model", saved[0], "--output", tmp_path / "pytorch")
+    run(*common, "--model", exported, "--backend", "openvino", "--output", tmp_path / "openvino")
+    expected, found = (
+        np.stack([one.boxes_xywh for one in read_predictions(tmp_path / name / "predictions.jsonl")])
+        for name in ("pytorch", "openvino")
+    )
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--padding", "original"), "leave out --dtype and --padding"),
+        (("evaluate", "--check-padding"), "an exported model knows one padding only"),
+        (("detect", "--dtype", "float16"), "an exported model has its own"),
+    ],
+)
+def test_what_an_exported_model_has_of_its_own(arguments, message, saved, exported, labelled, tmp_path):
+    verb, *options = arguments
+    given = ["--data", labelled, "--output", tmp_path / "out"] if verb == "evaluate" else [saved[1] / "0.png"]
+    command = [verb, *given, *options, "--model", exported, "--backend", "onnx"]
+    result = CliRunner().invoke(app, [str(part) for part in command], env={"COLUMNS": "200"})
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+
+
+def test_benchmark_times_what_was_exported(saved, exported, tmp_path):
+    model, pictures = saved
+    options = ("--repeats", 1, "--no-compiled", "--exported", exported, "--output", tmp_path / "times.json")
+    said = run("benchmark", "--model", model, "--images", pictures / "0.png", *options)
+    results = {one["name"]: one for one in json.loads((tmp_path / "times.json").read_text())}
+    assert list(results) == ["PyTorch", "onnx fp32", "onnx int8", "openvino fp32", "openvino int8"]
+    assert all(one["milliseconds"] > 0 for one in results.values())
+    assert results["onnx fp32"]["note"] == ""
+    assert results["onnx int8"]["note"] == "other answers"
+    assert "the fastest with PyTorch's answers" in said
+
+
+@pytest.mark.slow
+def test_masks_are_those_of_pytorch(pictures, tmp_path):
+    segmenter = sure_segmenter()
+    (tmp_path / "exported").mkdir()
+    export_model(tmp_path / "exported", segmenter.model, segmenter.image_processor)
+    exported, _ = open_exported(tmp_path / "exported", "onnx", architecture="DetrForSegmentation")
+    pixel_values, pixel_mask = padded_batch([(97, 131), (64, 128)])
+    found = exported(pixel_values, pixel_mask)
+    expected = segmenter.model(pixel_values=pixel_values, pixel_mask=pixel_mask, exact_padding=True)
+    masks = expected.pred_masks.detach()
+    np.testing.assert_allclose(found.pred_masks, masks, atol=1e-3 * float(masks.std()), rtol=0)
+
+    again = Segmenter.from_pretrained(tmp_path / "exported", backend="onnx")
+    for one, other in zip(again(pictures), segmenter(pictures), strict=True):
+        assert [part["label_id"] for part in one.segments_info] == [part["label_id"] for part in other.segments_info]
+        assert (one.segmentation != other.segmentation).mean() < 1e-3
+
+    pictures[0].save(tmp_path / "picture.png")
+    common = ("segment", tmp_path / "picture.png", "--output")
+    run(*common, tmp_path / "onnx", "--model", tmp_path / "exported", "--backend", "onnx")
+    run(*common, tmp_path / "pytorch", "--model", save(segmenter, tmp_path / "model"))
+    names = [
+        [part["label"] for part in json.loads((tmp_path / kind / "predictions.jsonl").read_text())["segments"]]
+        for kind in ("onnx", "pytorch")
+    ]
+    assert names[0] == names[1] != []
