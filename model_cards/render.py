@@ -1,11 +1,15 @@
-"""Write the cards of the published checkpoints into this folder: python model_cards/render.py."""
+"""Write the cards into this folder: python model_cards/render.py."""
 
 from pathlib import Path
 
+from transformers_detr.bundled import NAME
+from transformers_detr.cards.bundled import bundled_card
 from transformers_detr.cards.published import published_card
 from transformers_detr.checkpoints import CHECKPOINTS
 
 if __name__ == "__main__":
-    for checkpoint in CHECKPOINTS.values():
-        path = Path(__file__).with_name(f"{checkpoint.name}.md")
-        path.write_text(published_card(checkpoint), encoding="utf-8")
+    cards = {checkpoint.name: published_card(checkpoint) for checkpoint in CHECKPOINTS.values()} | {
+        NAME: bundled_card()
+    }
+    for name, card in cards.items():
+        Path(__file__).with_name(f"{name}.md").write_text(card, encoding="utf-8")

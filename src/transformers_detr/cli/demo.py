@@ -1,133 +1,89 @@
-"""`detr demo`: the whole way without network: paint two pictures, learn them by heart, find their objects again."""
+"""`detr demo`: an unseen scene, its objects and where the model looked for them, without network."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from transformers_detr.data.records import ImageRecord, LabelledDataset
+    from transformers_detr.data.scenes import Scene
     from transformers_detr.detections import Detections
 
-PICTURES = 2
-SEED = 8
-STEPS = 250
-EDGE = 128
+SERIES = 2020
+"""Series of scenes that the model in the box was not trained on."""
 
-MODEL: dict[str, Any] = {
-    "backbone": "resnet10t",
-    "dilation": True,
-    "d_model": 64,
-    "num_queries": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "dropout": 0.0,
-}
-TRAINING: dict[str, Any] = {
-    "per_device_train_batch_size": PICTURES,
-    "learning_rate": 1e-3,
-    "trunk_lr_factor": 1.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "train_whole_trunk": True,
-    "train_batch_norm": True,
-    "augmentation": "none",
-    "edges": [EDGE],
-    "longest_edge": 2 * EDGE,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "logging_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
-}
+THRESHOLD = 0.7
+"""Detections score above it."""
+
+MET = 0.5
+"""A detection and an object that overlap by this IoU belong together in the table."""
 
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; it must not exist.")] = Path(
         "detr-demo"
     ),
+    scene: Annotated[int, typer.Option(min=0, metavar="N", help="Which scene to paint; every number is another.")] = 13,
 ) -> None:
-    """Show the whole way on generated pictures, without network, in about a minute.
+    """Detect the objects of a generated scene with the model in the box: no network, a few seconds.
 
-    Paints two pictures, trains a small DETR from random weights until it knows them by heart, saves and loads it,
-    and finds their objects again. It shows that everything works; what it learnt is of no use for other pictures.
+    Writes the scene, the scene with its detections, the detections as JSON, and where the model looked for each.
     """
-    from transformers_detr.data.opening import open_dataset
-    from transformers_detr.data.scenes import write_scenes
-    from transformers_detr.predictor import Detector
-
     console = Console()
+    with console.status("Loading"):
+        from transformers_detr.bundled import NAME
+        from transformers_detr.data.files import new_folder
+        from transformers_detr.data.scenes import make_scene
+        from transformers_detr.explaining.explanation import explain
+        from transformers_detr.predictor import Detector
     if output.exists():
         raise typer.BadParameter(f"{output} exists already", param_hint="--output")
-    output.mkdir(parents=True)
-    write_scenes(output / "scenes", PICTURES, SEED)
-    dataset = open_dataset(output / "scenes")
-    (records,) = dataset.splits.values()
-    console.print(f"Learning {PICTURES} generated pictures by heart ({STEPS} steps) …")
-    _learn(dataset, records, output)
 
-    detector = Detector.from_pretrained(output / "model", device="cpu")
-    paths = [record.path for record in records]
-    found = detector(paths, threshold=0.5, keep_images=True)
-    for path, detections in zip(paths, found, strict=True):
-        detections.draw().save(output / f"{path.stem}-detections.png")
-    answers = {path.name: detections.to_dict() for path, detections in zip(paths, found, strict=True)}
-    (output / "detections.json").write_text(json.dumps(answers, indent=2) + "\n", encoding="utf-8")
-    for record, detections in zip(records, found, strict=True):
-        console.print(_table(record, detections, dataset.class_names))
+    picture = make_scene(SERIES, scene)
+    detector = Detector.from_pretrained(NAME, device="cpu")
+    detections = detector(picture.image, threshold=THRESHOLD, keep_images=True)
+    explanation = explain(detector, picture.image, threshold=THRESHOLD)
+    with new_folder(output) as folder:
+        picture.image.save(folder / "scene.png")
+        detections.draw().save(folder / "detections.png")
+        explanation.draw(f"scene.png · {NAME}").save(folder / "attention.png")
+        answer = json.dumps(detections.to_dict(), indent=2) + "\n"
+        (folder / "detections.json").write_text(answer, encoding="utf-8")
+
+    console.print(_table(picture, detections))
     console.print(
-        f"Pictures with their boxes and detections.json are in [bold]{output}[/].\n"
-        "For your own photographs, with the published weights: [bold]detr detect PHOTO --output detections[/]"
+        f"In [bold]{output}[/]: the scene, its detections as a picture and as JSON, and attention.png, where the model "
+        "looked.\n"
+        f"Another scene: [bold]detr demo --scene {scene + 1} --output {output}-{scene + 1}[/]\n"
+        "Your own photographs, with weights trained on COCO: [bold]detr detect PHOTO --output detections[/]"
     )
 
 
-def _learn(dataset: LabelledDataset, records: tuple[ImageRecord, ...], output: Path) -> None:
-    """Train a fresh model on the pictures and save it with its processor."""
-    import tempfile
-    from dataclasses import replace
-
-    import torch
-    from transformers.utils import logging
-
-    from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-    from transformers_detr.training.arguments import TrainingArguments
-    from transformers_detr.training.trainer import Trainer
-
-    logging.disable_progress_bar()  # for reading and writing weights
-    torch.manual_seed(0)
-    model = DetrForObjectDetection(DetrConfig(**MODEL, auxiliary_loss=True, id2label=dataset.id2label))
-    processor = DetrImageProcessor(size={"shortest_edge": EDGE, "longest_edge": 2 * EDGE})
-    both = replace(dataset, splits={"train": records, "val": records})
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(model, TrainingArguments(output_dir=scratch, max_steps=STEPS, **TRAINING), both, processor)
-        trainer.train()
-        trainer.save_model(str(output / "model"))
-
-
-def _table(record: ImageRecord, detections: Detections, names: tuple[str, ...]) -> Table:
-    """Detections of a picture, best first, beside the objects that they overlap most."""
+def _table(scene: Scene, detections: Detections) -> Table:
+    """Detections, best first, each beside the object that it overlaps most, and the objects that none overlaps."""
     import torch
 
+    from transformers_detr.data.scenes import CLASS_NAMES
     from transformers_detr.model.boxes_detr import box_iou
 
-    boxes_xywh = torch.tensor([item.box_xywh_px for item in record.objects]).reshape(-1, 4)
-    truth = torch.cat([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], dim=1)
-    overlaps, _ = box_iou(torch.from_numpy(detections.boxes_xyxy_px), truth)
-    table = Table(title=record.path.name, title_justify="left")
+    objects = [item for item in scene.objects if not item.iscrowd]
+    truth = torch.tensor([item.box_xyxy_px for item in objects], dtype=torch.float32).reshape(-1, 4)
+    overlaps, _ = box_iou(torch.from_numpy(detections.boxes_xyxy_px), truth)  # (N, M)
+    table = Table(title=f"{len(detections)} detections, {len(objects)} objects", title_justify="left")
     for heading in ("found", "score", "truth", "IoU"):
         table.add_column(heading)
+    missed = set(range(len(objects)))
     for index in detections.scores.argsort()[::-1]:
-        overlap, nearest = overlaps[index].max(0) if len(truth) else (torch.tensor(0.0), None)
-        actual = names[record.objects[int(nearest)].label] if nearest is not None else "nothing"
+        overlap, nearest = overlaps[index].max(0) if objects else (torch.tensor(0.0), torch.tensor(-1))
+        met = float(overlap) >= MET
+        missed -= {int(nearest)} if met else set()
+        actual = CLASS_NAMES[objects[int(nearest)].label] if met else "nothing"
         table.add_row(detections.names[index], f"{detections.scores[index]:.2f}", actual, f"{overlap:.2f}")
+    for index in sorted(missed):
+        table.add_row("—", "", CLASS_NAMES[objects[index].label], "")
     return table

@@ -1,0 +1,107 @@
+"""Make the model in the box of a finished training, measure it, write its card.
+
+detr scenes --images 500 --seed 3 --output scenes/held
+python model_cards/bundle.py runs/scenes --held-out scenes/held --machine "two cores of …" --minutes 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from transformers_detr.bundled import FOLDER, MEASURED, NAME
+from transformers_detr.cards.bundled import bundled_card
+from transformers_detr.loading import load_pretrained
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
+
+RECIPE = "recipe.yaml"
+
+
+def store(run: Path) -> int:
+    """Write the trained model in half precision, to be computed with in single; returns its number of parameters."""
+    model, processor = load_pretrained(DetrForObjectDetection, run)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    model.config.auxiliary_loss = False
+    model.half().save_pretrained(FOLDER)
+    processor.save_pretrained(FOLDER)
+    path = FOLDER / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return sum(value.numel() for value in model.parameters())
+
+
+def score(held_out: Path) -> dict[str, Any]:
+    """Average precision of the stored model, by the command that the card names."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "evaluation")
+        command = [
+            "detr",
+            "evaluate",
+            "--model",
+            NAME,
+            "--data",
+            str(held_out),
+            "--split",
+            "train",
+            "--output",
+            str(output),
+        ]
+        subprocess.run(command, check=True)
+        metrics: dict[str, Any] = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def course(run: Path, recipe_file: Path) -> dict[str, Any]:
+    """What the training, finished or at one of its checkpoints, noted of itself."""
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))["training"]
+    history = state["log_history"]
+    curve = [
+        {"step": entry["step"], "AP": round(entry["eval_AP"], 4), "AP50": round(entry["eval_AP50"], 4)}
+        for entry in history
+        if "eval_AP" in entry
+    ]
+    return {
+        "steps": state["global_step"],
+        "batch_size": recipe["per_device_train_batch_size"],
+        "planned_steps": state["max_steps"],
+        "tokens_until": round(recipe.get("tokens_first", 0) * state["max_steps"]),
+        "curve": curve,
+    }
+
+
+def main() -> None:
+    """Store, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder that `detr train` wrote, or a checkpoint in it")
+    parser.add_argument("--held-out", type=Path, required=True, help="scenes that took no part in training")
+    parser.add_argument("--machine", required=True, help="what it was trained on, for the card")
+    parser.add_argument("--minutes", type=int, required=True, help="how long it was trained, for the card")
+    parser.add_argument("--train-images", type=int, default=16000)
+    arguments = parser.parse_args()
+    recipe = next(path for path in (arguments.run / RECIPE, arguments.run.parent / RECIPE) if path.is_file())
+    parameters = store(arguments.run)
+    metrics = score(arguments.held_out)
+    measured = {
+        "parameters": parameters,
+        "train_images": arguments.train_images,
+        "machine": arguments.machine,
+        "minutes": arguments.minutes,
+        **course(arguments.run, recipe),
+        "held_out_images": metrics["images"],
+        "held_out": {name: metrics["box"][name] for name in ("AP", "AP50", "AP75")},
+    }
+    MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    Path(__file__).with_name(f"{NAME}.md").write_text(bundled_card(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
