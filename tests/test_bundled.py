@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -92,3 +93,12 @@ def test_the_committed_card_is_the_rendered_one(repository):
     curve = np.array([point["AP"] for point in measured["curve"]])
     assert len(curve) >= 3
     assert curve[-1] > curve[0]
+
+
+def test_the_cards_snippet_runs(repository, capsys):
+    card = (repository / "model_cards" / f"{NAME}.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    exec(snippet, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed
+    assert {line.split()[0] for line in printed} <= set(CLASS_NAMES)
