@@ -5,11 +5,13 @@
 
 Cases:
     one             one PIL picture of 640x480 to boxes, with processing before and after
-    mixed           eight pictures of mixed sizes to boxes, in one batch each (ours with exact padding)
+    mixed           eight pictures of mixed sizes to boxes: our detector, which forms batches of similar sizes, beside
+                    stock's batch, which is padded to the largest
+    mixed-singly    the same eight one after the other on both sides, which is the quickest way on a CPU
     processor       eight pictures of 640x480 to pixel values
     loading         a folder to a model
     training        a training step, two pictures of 512x512
-    exact-padding   ours with exact padding beside ours as in the original, a padded batch of two
+    exact-padding   ours as in the original beside ours with exact padding, a padded batch of two
 
 Before a ratio is printed the answers are compared; the exit status is 1 where they differ.
 """
@@ -17,186 +19,157 @@ Before a ratio is printed the answers are compared; the exit status is 1 where t
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
+from models import BOXES, LOGITS, MIXED_SIZES, Models
 from PIL import Image
+from report import Disagreement, add_common_arguments, machine, print_rows, write_json
 from turns import take_turns
 
 import transformers_detr
 
-LOGITS, BOXES = 1e-3, 1e-4  # what counts as the same answer
 Sides = dict[str, Callable[[], Any]]
+COLUMNS = ("case", "ours, s", "other, s", "other ÷ ours")
 
 
-class Disagreement(Exception):
-    """Two sides gave different answers."""
+def one(models: Models) -> Sides:
+    """One picture to boxes."""
+    pictures = [models.picture(640, 480)]
+    models.same_answers(models.our_processor(pictures, return_tensors="pt"))
+    return {
+        "ours": lambda: models.detect(models.ours, models.our_processor, pictures),
+        "stock": lambda: models.detect(models.stock, models.stock_processor, pictures),
+    }
 
 
-class Bench:
-    """Both models on the same weights, both processors, and pictures."""
+def mixed(models: Models, singly: bool = False) -> Sides:
+    """Eight pictures of mixed sizes to boxes."""
+    pictures = [models.picture(*size) for size in MIXED_SIZES]
+    detector = transformers_detr.Detector(models.ours, models.our_processor)
+    size = 1 if singly else 8
+    for picture, found in zip(pictures, detector(pictures, threshold=0.0, batch_size=size), strict=True):
+        same_detections(models, picture, found)
+    batches = [[picture] for picture in pictures] if singly else [pictures]
+    return {
+        "ours": lambda: detector(pictures, threshold=0.0, batch_size=size),
+        "stock": lambda: [models.detect(models.stock, models.stock_processor, batch) for batch in batches],
+    }
 
-    def __init__(self, backbone: str):
-        torch.manual_seed(0)
-        config = transformers_detr.DetrConfig(backbone=backbone, num_labels=91)
-        self.ours = transformers_detr.DetrForObjectDetection(config).eval()
-        self.folder = tempfile.TemporaryDirectory()
-        self.ours.save_pretrained(self.folder.name)
-        self.stock = transformers.DetrForObjectDetection.from_pretrained(self.folder.name).eval()
-        self.our_processor = transformers_detr.DetrImageProcessor()
-        self.stock_processor = transformers.DetrImageProcessor()
-        self.rng = np.random.default_rng(0)
 
-    def picture(self, width: int, height: int) -> Image.Image:
-        """A smooth random picture (noise would be unlike any photograph for the resizer)."""
-        small = self.rng.integers(0, 255, (height // 16, width // 16, 3), dtype=np.uint8)
-        return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+def same_detections(models: Models, picture: Image.Image, found: transformers_detr.Detections) -> None:
+    """Compare what our detector found with what stock's model finds in the picture alone, pixel values being equal.
 
-    def detect(self, model: Any, processor: Any, pictures: list[Image.Image], **kwargs: Any) -> Any:
-        """Pictures to detections, all queries kept."""
+    Raises:
+        Disagreement: Scores or boxes differ.
+    """
+    alone = models.detect(models.stock, models.our_processor, [picture])[0]
+    scores, boxes = torch.as_tensor(found.scores), torch.as_tensor(found.boxes_xyxy_px)
+    score = float((scores - alone["scores"]).abs().max())
+    box = float((boxes - alone["boxes"]).abs().max()) / max(picture.size)
+    if not (score <= LOGITS and box <= BOXES):
+        raise Disagreement(f"scores differ by {score:.1e}, boxes by {box:.1e} of the picture")
+
+
+def processor(models: Models) -> Sides:
+    """Eight pictures to pixel values."""
+    pictures = [models.picture(640, 480) for _ in range(8)]
+    ours = models.our_processor(pictures, return_tensors="pt")["pixel_values"]
+    stock = models.stock_processor(pictures, return_tensors="pt")["pixel_values"]
+    if ours.shape != stock.shape or float((ours - stock).abs().max()) > 2 / 255 / 0.224:
+        raise Disagreement("pixel values differ by more than two steps of 8 bits")
+    return {
+        "ours": lambda: models.our_processor(pictures, return_tensors="pt"),
+        "stock": lambda: models.stock_processor(pictures, return_tensors="pt"),
+    }
+
+
+def loading(models: Models) -> Sides:
+    """A folder to a model."""
+    models.same_answers({"pixel_values": torch.randn(1, 3, 64, 96)})
+    return {
+        "ours": lambda: transformers_detr.DetrForObjectDetection.from_pretrained(models.folder),
+        "stock": lambda: transformers.DetrForObjectDetection.from_pretrained(models.folder),
+    }
+
+
+def training(models: Models) -> Sides:
+    """One forward and backward pass with auxiliary losses; both train what the original trains."""
+    pixel_values = torch.randn(2, 3, 512, 512)
+    labels = [{"class_labels": torch.randint(91, (10,)), "boxes": torch.rand(10, 4) * 0.4 + 0.2} for _ in range(2)]
+    for name, parameter in models.stock.named_parameters():  # of itself, it would train stem and first stage too
+        if "backbone" in name and not any(stage in name for stage in ("layer2", "layer3", "layer4")):
+            parameter.requires_grad_(False)
+    with torch.no_grad():  # without dropout, nor the auxiliary losses for which stock changes its predictions
+        ours, stock = (float(model(pixel_values, labels=labels).loss) for model in (models.ours, models.stock))
+    if not abs(ours - stock) <= LOGITS * stock:
+        raise Disagreement(f"losses are {ours} and {stock}")
+
+    def step(model: Any) -> None:
+        model.train()
+        model.config.auxiliary_loss = True
+        model.zero_grad()
+        model(pixel_values=pixel_values, labels=labels).loss.backward()
+        model.config.auxiliary_loss = False
+        model.eval()
+
+    return {"ours": lambda: step(models.ours), "stock": lambda: step(models.stock)}
+
+
+def exact_padding(models: Models) -> Sides:
+    """A padded batch, with padding kept out of the images and as in the original."""
+    pictures = [models.picture(640, 480), models.picture(480, 640)]
+    inputs = models.our_processor(pictures, return_tensors="pt")
+    alone = models.our_processor(pictures[:1], return_tensors="pt")
+
+    def run(exact: bool) -> Any:
         with torch.inference_mode():
-            outputs = model(**processor(images=pictures, return_tensors="pt"), **kwargs)
-        sizes = [picture.size[::-1] for picture in pictures]
-        return processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+            return models.ours(**inputs, exact_padding=exact)
 
-    def same_answers(self, pictures: list[Image.Image]) -> None:
-        """Compare both models on the pixel values of one processor.
-
-        Raises:
-            Disagreement: Logits or boxes differ.
-        """
-        inputs = self.our_processor(pictures, return_tensors="pt")
-        with torch.inference_mode():
-            ours, stock = self.ours(**inputs), self.stock(**inputs)
-        logits = float((ours.logits - stock.logits).abs().max())
-        boxes = float((ours.pred_boxes - stock.pred_boxes).abs().max())
-        if logits > LOGITS or boxes > BOXES:
-            raise Disagreement(f"logits differ by {logits:.1e}, boxes by {boxes:.1e}")
-
-    def one(self) -> Sides:
-        """One picture to boxes."""
-        pictures = [self.picture(640, 480)]
-        self.same_answers(pictures)
-        return {
-            "ours": lambda: self.detect(self.ours, self.our_processor, pictures),
-            "stock": lambda: self.detect(self.stock, self.stock_processor, pictures),
-        }
-
-    def mixed(self) -> Sides:
-        """Eight pictures of mixed sizes to boxes."""
-        sizes = [(640, 480), (480, 640), (640, 427), (500, 375), (612, 612), (640, 360), (426, 640), (640, 480)]
-        pictures = [self.picture(*size) for size in sizes]
-        self.same_answers(pictures[:2])
-        return {
-            "ours": lambda: self.detect(self.ours, self.our_processor, pictures, exact_padding=True),
-            "stock": lambda: self.detect(self.stock, self.stock_processor, pictures),
-        }
-
-    def processor(self) -> Sides:
-        """Eight pictures to pixel values."""
-        pictures = [self.picture(640, 480) for _ in range(8)]
-        ours = self.our_processor(pictures, return_tensors="pt")["pixel_values"]
-        stock = self.stock_processor(pictures, return_tensors="pt")["pixel_values"]
-        if ours.shape != stock.shape or float((ours - stock).abs().max()) > 2 / 255 / 0.224:
-            raise Disagreement("pixel values differ by more than two steps of 8 bits")
-        return {
-            "ours": lambda: self.our_processor(pictures, return_tensors="pt"),
-            "stock": lambda: self.stock_processor(pictures, return_tensors="pt"),
-        }
-
-    def loading(self) -> Sides:
-        """A folder to a model."""
-        return {
-            "ours": lambda: transformers_detr.DetrForObjectDetection.from_pretrained(self.folder.name),
-            "stock": lambda: transformers.DetrForObjectDetection.from_pretrained(self.folder.name),
-        }
-
-    def training(self) -> Sides:
-        """One forward and backward pass."""
-        pixel_values = torch.randn(2, 3, 512, 512)
-        labels = [{"class_labels": torch.randint(91, (10,)), "boxes": torch.rand(10, 4) * 0.4 + 0.2} for _ in range(2)]
-
-        def step(model: Any) -> float:
-            model.train()
-            model.config.auxiliary_loss = True
-            model.zero_grad()
-            loss = model(pixel_values=pixel_values, labels=labels).loss
-            loss.backward()
-            model.config.auxiliary_loss = False
-            model.eval()
-            return float(loss.detach())
-
-        return {"ours": lambda: step(self.ours), "stock": lambda: step(self.stock)}
-
-    def exact_padding(self) -> Sides:
-        """A padded batch, with padding kept out of the images and as in the original."""
-        pictures = [self.picture(640, 480), self.picture(480, 640)]
-        inputs = self.our_processor(pictures, return_tensors="pt")
-        alone = self.our_processor(pictures[:1], return_tensors="pt")
-
-        def run(exact: bool) -> Any:
-            with torch.inference_mode():
-                return self.ours(**inputs, exact_padding=exact)
-
-        with torch.inference_mode():
-            difference = float((run(True).logits[0] - self.ours(**alone).logits[0]).abs().max())
-        if difference > LOGITS:
-            raise Disagreement(f"logits alone and in the batch differ by {difference:.1e}")
-        return {"exact": lambda: run(True), "original": lambda: run(False)}
+    with torch.inference_mode():
+        difference = float((run(True).logits[0] - models.ours(**alone).logits[0]).abs().max())
+    if difference > LOGITS:
+        raise Disagreement(f"logits alone and in the batch differ by {difference:.1e}")
+    return {"original": lambda: run(False), "exact": lambda: run(True)}
 
 
-CASES = {
-    "one": Bench.one,
-    "mixed": Bench.mixed,
-    "processor": Bench.processor,
-    "loading": Bench.loading,
-    "training": Bench.training,
-    "exact-padding": Bench.exact_padding,
+CASES: dict[str, Callable[[Models], Sides]] = {
+    "one": one,
+    "mixed": mixed,
+    "mixed-singly": lambda models: mixed(models, singly=True),
+    "processor": processor,
+    "loading": loading,
+    "training": training,
+    "exact-padding": exact_padding,
 }
+
+
+def measure(models: Models, cases: list[str], repeats: int) -> Iterator[tuple[Any, ...]]:
+    """One row for each case."""
+    for case in cases:
+        sides = CASES[case](models)
+        ours, other = (statistics.median(seconds) for seconds in take_turns(sides, repeats).values())
+        yield case, ours, other, other / ours
 
 
 def main() -> int:
     """Compare, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
-    parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    add_common_arguments(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    transformers.utils.logging.disable_progress_bar()
-    bench = Bench(arguments.backbone)
-    report: dict[str, Any] = {
-        "backbone": arguments.backbone,
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "seconds": {},
-    }
-    print(f"| {'case':13} | {'side':8} | median s | ratio |\n|{'-' * 15}|{'-' * 10}|{'-' * 10}|{'-' * 7}|")
-    for name in arguments.cases or CASES:
-        try:
-            sides = CASES[name](bench)
-        except Disagreement as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            return 1
-        median = {side: statistics.median(values) for side, values in take_turns(sides, arguments.repeats).items()}
-        report["seconds"][name] = {side: round(value, 4) for side, value in median.items()}
-        first, second = median
-        for side in median:
-            ratio = f"{median[second] / median[first]:.2f}x" if side == first else ""
-            print(f"| {name:13} | {side:8} | {median[side]:8.3f} | {ratio:5} |", flush=True)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    models = Models(arguments.backbone)
+    try:
+        rows = print_rows(COLUMNS, measure(models, arguments.cases or list(CASES), arguments.repeats))
+    except Disagreement as error:
+        print(error, file=sys.stderr)
+        return 1
+    write_json(arguments.output, {"backbone": arguments.backbone, **machine(arguments.threads), "rows": rows})
     return 0
 
 

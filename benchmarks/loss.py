@@ -10,7 +10,6 @@ compared; the exit status is 1 where they differ. Ours includes the checking of 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from report import machine, write_json
 from torch import Tensor
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 from turns import take_turns
@@ -89,9 +89,7 @@ def main() -> int:
         "objects_per_image": arguments.objects,
         "queries": arguments.queries,
         "classes": arguments.classes,
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **machine(arguments.threads),
         "largest_relative_difference": difference,
         "median_ms": {name: round(1e3 * value, 2) for name, value in median.items()},
         "fastest_ms": {name: round(1e3 * min(values), 2) for name, values in seconds.items()},
@@ -101,8 +99,7 @@ def main() -> int:
     for name in sides:
         print(f"{name:8}{report['median_ms'][name]:12.2f}{report['fastest_ms'][name]:12.2f}")
     print(f"speed-up {report['speedup']:.2f}, largest relative difference of loss and gradients {difference:.1e}")
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.output, report)
     return 0 if difference < 1e-5 else 1
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from report import machine, peak_bytes, write_json
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import ModelOutput
@@ -73,11 +73,10 @@ def measure(side: str, folder: Path, arguments: argparse.Namespace) -> None:
             outputs = model(pixel_values, **options)
             seconds.append(time.perf_counter() - start)
             processor_seconds.append(time.process_time() - processor_start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         report = {
             "seconds": min(seconds[1:] or seconds),
             "processor_seconds": min(processor_seconds[1:] or processor_seconds),
-            "peak_gb": peak / 1e9,
+            "peak_gb": peak_bytes() / 1e9,
         }
         (folder / f"{side}.json").write_text(json.dumps(report), encoding="utf-8")
         if side != "confident":
@@ -130,8 +129,7 @@ def main() -> int:
         measure(arguments.measure[0], Path(arguments.measure[1]), arguments)
         return 0
 
-    report: dict[str, Any] = {"height": arguments.height, "width": arguments.width, "threads": arguments.threads}
-    report |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    report: dict[str, Any] = {"height": arguments.height, "width": arguments.width, **machine(arguments.threads)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(folder, noise(arguments.height, arguments.width), arguments.kept)
@@ -145,8 +143,7 @@ def main() -> int:
             report[side][f"times_fewer_{kind}"] = report["stock"][kind] / report[side][kind]
         report[side]["share_of_memory"] = report[side]["peak_gb"] / report["stock"]["peak_gb"]
     print(json.dumps(report, indent=2))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.output, report)
     same = report["confident_segments_equal"] and report["masks_confident_to_all"] < 1e-4
     return 0 if same and report["masks_all_to_stock_in_deviations"] < 0.01 else 1
 

@@ -1,0 +1,63 @@
+"""How the cost of a detection grows: images per second over batch sizes, image sizes and threads, ours and stock.
+
+    python benchmarks/growth.py
+    python benchmarks/growth.py --batches 1 4 --sizes 480x640 800x1066 --threads 1 2 --output growth.json
+
+From pixel values to logits and boxes, float32, in turns; the answers are compared for each line before it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from models import Models
+from report import Disagreement, machine, print_rows, write_json
+from turns import take_turns
+
+COLUMNS = ("threads", "size", "batch", "ours, images/s", "stock, images/s", "ours ÷ stock")
+
+
+def measure(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
+    """One row for each combination."""
+    for threads, size, batch in product(arguments.threads, arguments.sizes, arguments.batches):
+        torch.set_num_threads(threads)
+        height, width = map(int, size.split("x"))
+        inputs = {"pixel_values": torch.randn(batch, 3, height, width)}
+        models.same_answers(inputs)
+        with torch.inference_mode():
+            seconds = take_turns(
+                {"ours": lambda: models.ours(**inputs), "stock": lambda: models.stock(**inputs)},  # noqa: B023
+                arguments.repeats,
+            )
+        ours, stock = (batch / statistics.median(values) for values in seconds.values())
+        yield threads, size, batch, ours, stock, ours / stock
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--sizes", nargs="+", default=["320x427", "480x640", "800x1066"], help="height x width")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    arguments = parser.parse_args()
+    try:
+        rows = print_rows(COLUMNS, measure(Models(arguments.backbone), arguments))
+    except Disagreement as error:
+        print(error, file=sys.stderr)
+        return 1
+    write_json(arguments.output, {"backbone": arguments.backbone, **machine(max(arguments.threads)), "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

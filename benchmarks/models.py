@@ -1,0 +1,65 @@
+"""Our detector and that of stock transformers, on the same random weights, and pictures for both."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from report import Disagreement
+
+import transformers_detr
+
+LOGITS, BOXES = 1e-3, 1e-4  # what counts as the same answer
+MIXED_SIZES = [(640, 480), (480, 640), (640, 427), (500, 375), (612, 612), (640, 360), (426, 640), (640, 480)]
+"""Width and height, as photographs have them."""
+
+
+class Models:
+    """Both models, both processors, a folder with the weights, and pictures.
+
+    Args:
+        backbone: Name of the trunk.
+    """
+
+    def __init__(self, backbone: str):
+        transformers.utils.logging.disable_progress_bar()
+        torch.manual_seed(0)
+        config = transformers_detr.DetrConfig(backbone=backbone, num_labels=91)
+        self.ours = transformers_detr.DetrForObjectDetection(config).eval()
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = self.temporary.name
+        self.ours.save_pretrained(self.folder)
+        self.stock = transformers.DetrForObjectDetection.from_pretrained(self.folder).eval()
+        self.our_processor = transformers_detr.DetrImageProcessor()
+        self.stock_processor = transformers.DetrImageProcessor()
+        self.our_processor.save_pretrained(self.folder)
+        self.rng = np.random.default_rng(0)
+
+    def picture(self, width: int, height: int) -> Image.Image:
+        """A smooth random picture (noise would be unlike any photograph for the resizer)."""
+        small = self.rng.integers(0, 255, (height // 16, width // 16, 3), dtype=np.uint8)
+        return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+    def detect(self, model: Any, processor: Any, pictures: list[Image.Image]) -> Any:
+        """Pictures to detections, all queries kept."""
+        with torch.inference_mode():
+            outputs = model(**processor(images=pictures, return_tensors="pt"))
+        sizes = [picture.size[::-1] for picture in pictures]
+        return processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+
+    def same_answers(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Compare both models.
+
+        Raises:
+            Disagreement: Logits or boxes differ.
+        """
+        with torch.inference_mode():
+            ours, stock = self.ours(**inputs), self.stock(**inputs)
+        logits = float((ours.logits - stock.logits).abs().max())
+        boxes = float((ours.pred_boxes - stock.pred_boxes).abs().max())
+        if not (logits <= LOGITS and boxes <= BOXES):
+            raise Disagreement(f"logits differ by {logits:.1e}, boxes by {boxes:.1e}")
