@@ -29,6 +29,7 @@ def test_help_names_the_command(name, monkeypatch, capsys):
         f"benchmark_{name}", FOLDER / f"{name}.py"
     )  # tests/serving has a name
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for it
     spec.loader.exec_module(module)
     assert f"python benchmarks/{name}.py" in module.__doc__
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
