@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,7 @@ def open_openvino(path: Path, device: str) -> Engine:
         ImportError: OpenVINO is not installed.
         ValueError: It cannot use the device.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = _openvino()
     name = device.upper()
     if name.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
         raise ValueError(f"device {device!r} cannot be used: OpenVINO finds {', '.join(core.available_devices)}")
@@ -77,6 +76,18 @@ def open_openvino(path: Path, device: str) -> Engine:
         return {name: torch.from_numpy(found[name].copy()) for name in names}
 
     return Engine(run, _fixed([side.get_length() if side.is_static else None for side in list(shape)[2:]]))
+
+
+@cache
+def _openvino() -> Any:
+    """OpenVINO, one for the life of the process.
+
+    Its CPU plugin gives the thread that loads it a stack for signals, and takes the memory away when it is unloaded, in
+    whichever thread that happens; the next signal then ends the process. It is therefore never unloaded.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def open_torch(path: Path, device: str) -> Engine:
