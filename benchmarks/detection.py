@@ -29,9 +29,9 @@ import transformers
 from models import BOXES, LOGITS, MIXED_SIZES, Models
 from PIL import Image
 from report import Disagreement, add_common_arguments, machine, print_rows, write_json
-from turns import take_turns
 
 import transformers_detr
+from transformers_detr.turns import take_turns
 
 Sides = dict[str, Callable[[], Any]]
 COLUMNS = ("case", "ours, s", "other, s", "other ÷ ours")

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from models import Models
 from report import Disagreement, add_common_arguments, machine, print_rows, write_json
-from turns import take_turns
+
+from transformers_detr.turns import take_turns
 
 COLUMNS = ("what", "batch", "setting", "ours, images/s", "stock, images/s", "ours ÷ stock")
 SETTINGS: dict[str, Callable[[Any], Any]] = {

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from models import Models
 from report import Disagreement, machine, print_rows, write_json
-from turns import take_turns
+
+from transformers_detr.turns import take_turns
 
 COLUMNS = ("threads", "size", "batch", "ours, images/s", "stock, images/s", "ours ÷ stock")
 

@@ -21,11 +21,11 @@ import transformers
 from report import machine, write_json
 from torch import Tensor
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
-from turns import take_turns
 
 from transformers_detr.model.loss_detr import LossWeights, set_loss
 from transformers_detr.model.matcher_detr import MatchingCosts
 from transformers_detr.model.targets_detr import read_targets
+from transformers_detr.turns import take_turns
 
 
 def random_batch(images: int, layers: int, objects: int, queries: int, classes: int):

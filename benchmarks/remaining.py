@@ -22,7 +22,8 @@ from models import Models
 from report import add_common_arguments, machine, print_rows, write_json
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from turns import take_turns
+
+from transformers_detr.turns import take_turns
 
 COLUMNS = ("part", "ms", "part of all", "GFLOP/s", "of the peak")
 SIDE = 2048

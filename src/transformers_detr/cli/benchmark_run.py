@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from transformers_detr.export.parity import Difference, difference
 from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.images_detr import load_image
+from transformers_detr.turns import take_turns
 
 EAGER = "PyTorch"
 SCENE_SIZE = (480, 640)
@@ -113,7 +113,7 @@ def run(
             notify(f"comparing {name}")
             differences[name] = difference(model, option, "alone", [[image] for image in pixels], sizes)
         notify("timing")
-        seconds = _in_turns({name: _job(option, pixels) for name, option in models.items()}, repeats)
+        seconds = take_turns({name: _job(option, pixels) for name, option in models.items()}, repeats)
     measured = [
         Result(
             name,
@@ -194,15 +194,3 @@ def _job(model: Any, pixels: list[Tensor]) -> Callable[[], Any]:
             return model(pixel_values=batch, pixel_mask=mask, exact_padding=exact)
 
     return job
-
-
-def _in_turns(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run of each job; the first turn is a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeats + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
