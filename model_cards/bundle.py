@@ -1,7 +1,7 @@
-"""Make the model in the box of a finished training, measure it, write its card.
+"""Make the model in the box of finished trainings that went on from one another, measure it, write its card.
 
 detr scenes --images 500 --seed 3 --output scenes/held
-python model_cards/bundle.py runs/scenes --held-out scenes/held --machine "two cores of …" --minutes 60
+python model_cards/bundle.py runs/scenes runs/scenes-larger --minutes 75 120 --held-out scenes/held --machine "…"
 """
 
 from __future__ import annotations
@@ -59,21 +59,25 @@ def score(held_out: Path) -> dict[str, Any]:
     return metrics
 
 
-def course(run: Path, recipe_file: Path) -> dict[str, Any]:
-    """What the training, finished or at one of its checkpoints, noted of itself."""
+def course(run: Path, minutes: int) -> dict[str, Any]:
+    """What a training, finished or at one of its checkpoints, noted of itself."""
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
-    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))["training"]
-    history = state["log_history"]
+    recipe_file = next(path for path in (run / RECIPE, run.parent / RECIPE) if path.is_file())
+    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
+    settings = recipe["training"]
     curve = [
         {"step": entry["step"], "AP": round(entry["eval_AP"], 4), "AP50": round(entry["eval_AP50"], 4)}
-        for entry in history
+        for entry in state["log_history"]
         if "eval_AP" in entry
     ]
     return {
+        "recipe": (run if (run / RECIPE).is_file() else run.parent).name,
+        "minutes": minutes,
+        "shortest_edge": recipe["processor"]["size"]["shortest_edge"],
         "steps": state["global_step"],
-        "batch_size": recipe["per_device_train_batch_size"],
+        "batch_size": settings["per_device_train_batch_size"],
         "planned_steps": state["max_steps"],
-        "tokens_until": round(recipe.get("tokens_first", 0) * state["max_steps"]),
+        "tokens_until": round(settings.get("tokens_first", 0) * state["max_steps"]),
         "curve": curve,
     }
 
@@ -81,21 +85,25 @@ def course(run: Path, recipe_file: Path) -> dict[str, Any]:
 def main() -> None:
     """Store, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder that `detr train` wrote, or a checkpoint in it")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        help="folders that `detr train` wrote by recipes of their names, the last one last",
+    )
+    parser.add_argument("--minutes", type=int, nargs="+", required=True, help="how long each took, for the card")
     parser.add_argument("--held-out", type=Path, required=True, help="scenes that took no part in training")
     parser.add_argument("--machine", required=True, help="what it was trained on, for the card")
-    parser.add_argument("--minutes", type=int, required=True, help="how long it was trained, for the card")
     parser.add_argument("--train-images", type=int, default=16000)
     arguments = parser.parse_args()
-    recipe = next(path for path in (arguments.run / RECIPE, arguments.run.parent / RECIPE) if path.is_file())
-    parameters = store(arguments.run)
+    stages = [course(run, minutes) for run, minutes in zip(arguments.runs, arguments.minutes, strict=True)]
+    parameters = store(arguments.runs[-1])
     metrics = score(arguments.held_out)
     measured = {
         "parameters": parameters,
         "train_images": arguments.train_images,
         "machine": arguments.machine,
-        "minutes": arguments.minutes,
-        **course(arguments.run, recipe),
+        "stages": stages,
         "held_out_images": metrics["images"],
         "held_out": {name: metrics["box"][name] for name in ("AP", "AP50", "AP75")},
     }

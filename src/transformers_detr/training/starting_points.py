@@ -181,8 +181,9 @@ def _fresh(fields: dict[str, Any], dataset: LabelledDataset, trunk_weights: Path
     images = len(dataset.split("train"))
     warnings = []
     if images < LITTLE_DATA:
+        which = "Outside its trunk this model" if trunk_weights or config.use_pretrained_backbone else "This model"
         warnings.append(
-            f"This model starts without pretrained weights, and {images} images are little for that: expect "
+            f"{which} starts without pretrained weights, and {images} images are little for that: expect "
             "many epochs and a modest result. Fine-tuning (--model facebook/detr-resnet-50) needs far fewer."
         )
     return StartingPoint(model, DetrImageProcessor(), fields, {}, [], warnings)
