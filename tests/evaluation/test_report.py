@@ -17,6 +17,7 @@ from PIL import Image
 
 from evaluation.oracles import perturbed_results, pycocotools_evaluation, random_dataset
 from transformers_detr.checkpoints import COCO_NAMES
+from transformers_detr.evaluation import report
 from transformers_detr.evaluation.evaluate import evaluate_predictions
 from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality, PanopticScore
@@ -152,6 +153,19 @@ def test_report_of_next_to_nothing(tmp_path, kind):
     page = write_report(tmp_path, evaluate_predictions(dataset, found), kind, {})
     assert "nan" not in Page(page.read_text()).text.lower()
     json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_an_interrupted_report_leaves_the_files_that_were_there(measured, tmp_path, monkeypatch):
+    write_report(tmp_path, measured[2], "first", {})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "_page", stop)  # the last to be written
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, measured[2], "second", {"other": "settings"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_masks_are_scored_when_there_are_any():

@@ -25,7 +25,7 @@ FLOORS = [
     "modeling_segmentation",
     "bundled",
     # What one verb alone would not own
-    "attention auto checkpoints custom_code lettering loading lookahead pages turns video",
+    "attention auto checkpoints custom_code lettering loading lookahead pages turns video whole_files",
     "backends visualize",
     "cards detections picture_predictor picture_segments verification",
     # The verbs
@@ -36,7 +36,7 @@ FLOORS = [
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts.split()}
 
 IMAGE_SIDE = {"annotations", "batching", "image_processing", "images", "postprocessing", "segments", "settings"}
-KNOWS_NOTHING_OF_OURS = {"bundled", "checkpoints", "lettering", "lookahead", "turns", "video"}
+KNOWS_NOTHING_OF_OURS = {"bundled", "checkpoints", "lettering", "lookahead", "turns", "video", "whole_files"}
 
 VAGUE = {"util", "utils", "misc", "helpers", "common", "tools"}
 HEAVY = {"torch", "transformers", "timm", "scipy", "huggingface_hub", "numpy", "PIL"}

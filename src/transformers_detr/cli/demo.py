@@ -37,10 +37,10 @@ def demo(
     console = Console()
     with console.status("Loading"):
         from transformers_detr.bundled import NAME
-        from transformers_detr.data.files import new_folder
         from transformers_detr.data.scenes import make_scene
         from transformers_detr.explaining.explanation import explain
         from transformers_detr.predictor import Detector
+        from transformers_detr.whole_files import new_folder
     if output.exists():
         raise typer.BadParameter(f"{output} exists already", param_hint="--output")
 

@@ -19,7 +19,6 @@ from transformers_detr.backends.layout import Backend, Precision, exported_files
 from transformers_detr.backends.opening import open_exported
 from transformers_detr.cli.evaluation_run import ChosenImages, choose_images, class_names
 from transformers_detr.cli.inputs import gather_sources
-from transformers_detr.data.files import new_folder
 from transformers_detr.data.scenes import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.inference import plan_batches, predict
@@ -33,6 +32,7 @@ from transformers_detr.model.images_detr import load_image
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
+from transformers_detr.whole_files import new_folder
 
 __all__ = ["REPORT_TABLE", "Request", "run", "summary_rows"]
 

@@ -19,10 +19,11 @@ from transformers_detr.data.checks import (
     repeated_objects,
 )
 from transformers_detr.data.doctor import CheckReport
-from transformers_detr.data.files import IMAGE_SUFFIXES, new_folder
+from transformers_detr.data.files import IMAGE_SUFFIXES
 from transformers_detr.data.findings import DatasetError
 from transformers_detr.data.image_facts import ImageFacts
 from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.whole_files import new_folder
 
 Point = tuple[float, float]
 Move = Callable[[float, float], Point]

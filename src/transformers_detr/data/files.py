@@ -1,12 +1,10 @@
-"""Files: which are images, how large they are, which split a name speaks of; and a folder made at once."""
+"""Files: which are images, how large they are, which split a name speaks of."""
 
 from __future__ import annotations
 
 import io
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -67,22 +65,3 @@ def split_name(text: str) -> str | None:
     """The split that a file or folder name speaks of: "instances_val2017" → "val"; None if it names none."""
     words = re.split(r"[^a-z]+", text.lower())
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder that is complete or not there: fill the one given, which is renamed at the end.
-
-    Raises:
-        FileExistsError: If `folder` exists.
-    """
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already; name a folder that does not")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from transformers_detr.data.files import new_folder
 from transformers_detr.data.scene_shapes import CLASS_NAMES, OUTLINES, Points, place, rasterize
 from transformers_detr.model.coco_masks_detr import encode_rle
+from transformers_detr.whole_files import new_folder
 
 __all__ = ["CLASS_NAMES", "Scene", "SceneObject", "make_scene", "write_scenes"]
 

@@ -28,7 +28,9 @@ from transformers_detr.evaluation.evaluate import Evaluation
 from transformers_detr.evaluation.published import Comparison
 from transformers_detr.pages.rendering import jpeg_url, render_page, svg_url
 from transformers_detr.visualize import contact_sheet, draw_boxes
+from transformers_detr.whole_files import new_files
 
+PAGE = "report.html"
 WORST_IMAGES = 12
 TILE_WIDTH = 560
 
@@ -69,7 +71,6 @@ def write_report(
     Returns:
         Path of the page.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if threshold is None:
         best = evaluation.best_overall.threshold
         threshold = 0.5 if math.isnan(best) else best
@@ -78,18 +79,17 @@ def write_report(
     metrics = {"settings": dict(settings), **evaluation.metrics(), "confusion_threshold": threshold}
     if comparison:
         metrics["published"] = asdict(comparison)
-    _write(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    _write_csv(folder / "per_class.csv", list(classes[0]), [list(row.values()) for row in classes])
     names = [row["name"] for row in classes]
     rows = [[name, *counts] for name, counts in zip([*names, "nothing"], confusion.tolist(), strict=True)]
-    _write_csv(folder / "confusion_matrix.csv", ["truth \\ detected", *names, "missed"], rows)
-
     tiles = _tiles(evaluation, threshold, load_image) if load_image else []
-    if tiles:
-        contact_sheet([tile.picture for tile in tiles]).save(folder / "worst_images.jpg", quality=88)
-    page = folder / "report.html"
-    _write(page, _page(evaluation, title, settings, threshold, comparison, classes, confusion, tiles))
-    return page
+    with new_files(folder) as files:
+        _write(files / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        _write_csv(files / "per_class.csv", list(classes[0]), [list(row.values()) for row in classes])
+        _write_csv(files / "confusion_matrix.csv", ["truth \\ detected", *names, "missed"], rows)
+        if tiles:
+            contact_sheet([tile.picture for tile in tiles]).save(files / "worst_images.jpg", quality=88)
+        _write(files / PAGE, _page(evaluation, title, settings, threshold, comparison, classes, confusion, tiles))
+    return folder / PAGE
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from transformers_detr.data.files import new_folder
 from transformers_detr.loading import is_path
+from transformers_detr.whole_files import new_folder
 
 _SERVING = Path(__file__).parent
 _PACKAGE = _SERVING.parent
