@@ -11,6 +11,11 @@ from transformers_detr.data.files import upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
 from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset, ObjectRecord
 
+PANOPTIC_ALONE = (
+    "{path}: panoptic annotations alone are no data set here; boxes are read from COCO's instances file of the same "
+    "pictures, such as instances_val2017.json beside panoptic_val2017.json"
+)
+
 _PROBED_IMAGES = 20
 """Images of a file that are looked for to find their folder."""
 
@@ -67,6 +72,8 @@ def _load(path: Path) -> dict[str, list[Any]]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DatasetError(f"{path}: not a COCO instances file: no list {key!r}")
+    if any(isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"][:1]):
+        raise DatasetError(PANOPTIC_ALONE.format(path=path))
     return content
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from transformers_detr.data.coco import is_coco, read_coco
+from transformers_detr.data.coco import PANOPTIC_ALONE, is_coco, read_coco
 from transformers_detr.data.files import split_name
 from transformers_detr.data.findings import DatasetError, Reporter, raise_finding
 from transformers_detr.data.hub_datasets import is_saved_dataset, read_hub_dataset
@@ -21,7 +21,8 @@ T = TypeVar("T")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _COCO_PATTERNS = ("*.json", "annotations/*.json", "*/annotations.json", "*/*annotations.coco.json")
 _COCO_NAMES = r"instances|_?annotations"
-_OTHER_JSON = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_", "dataset_info")
+_PANOPTIC = "panoptic_"
+_OTHER_JSON = (_PANOPTIC, "captions_", "person_keypoints_", "stuff_", "image_info_", "dataset_info")
 
 
 def open_dataset(
@@ -64,6 +65,9 @@ def open_dataset(
         return replace(dataset, splits=_only(dataset.splits, split, name))
     if is_saved_dataset(path):
         return read_hub_dataset(name, split, report)
+    for file in _json_files(path):
+        if file.name.startswith(_PANOPTIC):
+            raise DatasetError(PANOPTIC_ALONE.format(path=file))
     raise DatasetError(
         f"{name}: no data set found: neither COCO (annotations/instances_train.json, annotations.json), "
         "nor YOLO (data.yaml, classes.txt), nor Pascal VOC (Annotations/*.xml), nor one saved by datasets"
@@ -81,12 +85,7 @@ def _coco_files(path: Path) -> dict[str, Path]:
     """COCO's annotation file of each split; empty if there is none."""
     if path.suffix == ".json":
         return {_split_of(path): path}
-    candidates = [
-        file
-        for pattern in _COCO_PATTERNS
-        for file in sorted(path.glob(pattern))
-        if not file.name.startswith(_OTHER_JSON)
-    ]
+    candidates = [file for file in _json_files(path) if not file.name.startswith(_OTHER_JSON)]
     certain = [file for file in candidates if re.match(_COCO_NAMES, file.name)]
     files: dict[str, Path] = {}
     for file in certain or filter(is_coco, candidates):
@@ -95,6 +94,11 @@ def _coco_files(path: Path) -> dict[str, Path]:
             raise DatasetError(f"{path}: {files[split]} and {file} are both {split!r}; name one of the files")
         files[split] = file
     return files
+
+
+def _json_files(path: Path) -> list[Path]:
+    """The files of a folder that may be COCO's, whatever they hold."""
+    return [file for pattern in _COCO_PATTERNS for file in sorted(path.glob(pattern))]
 
 
 def _split_of(file: Path) -> str:
