@@ -61,6 +61,21 @@ def test_captions_evade_each_other(monkeypatch):
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
+def test_caption_evades_what_shall_stay_free_and_covers_the_least_where_nothing_is_free(monkeypatch):
+    chips = []
+    place = visualize._place_chip
+    monkeypatch.setattr(visualize, "_place_chip", lambda *args: chips.append(place(*args)) or chips[-1])
+    box = [100, 100, 300, 200]
+    draw_boxes(ground(400, 300), [box], ["cat 0.9"], [1])
+    draw_boxes(ground(400, 300), [box], ["cat 0.9"], [1], keep_free=[(90, 60, 150, 110)])
+    wall = [(0, 0, 400, 150), (0, 150, 400, 201), (0, 204, 250, 300)]  # below the box, 3 rows are free
+    draw_boxes(ground(400, 300), [box], ["cat 0.9"], [1], keep_free=wall)
+    above, evading, below = chips
+    assert above[3] == 100
+    assert evading[0] >= 150 or evading[1] >= 110
+    assert (below[0], below[1]) == (100, 200)
+
+
 def test_line_and_letters_grow_with_the_picture():
     share = {}
     for side in (1000, 4000):

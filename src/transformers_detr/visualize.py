@@ -49,12 +49,13 @@ def draw_boxes(
     captions: Sequence[str],
     labels: Sequence[int],
     line_width: int | None = None,
+    keep_free: Sequence[Rectangle] = (),
 ) -> Image.Image:
     """Draw captioned boxes on a copy of a picture.
 
     Line width and letters grow with the picture. A caption sits above its box where there is room that no
-    other caption has taken, and always lies inside the frame; one that is wider than the picture is cut. Pictures
-    of less than 32 pixels, whose captions would hide them, get boxes alone.
+    other caption has taken, or else where it covers the least of others, and always lies inside the frame; one that
+    is wider than the picture is cut. Pictures of less than 32 pixels, whose captions would hide them, get boxes alone.
 
     Args:
         image: The picture, of any mode.
@@ -63,6 +64,7 @@ def draw_boxes(
         captions: N texts, of any script that a font of this machine knows. The first ones lie on top.
         labels: N class ids, which choose the colours.
         line_width: In pixels. If not given, it follows from the size of the picture.
+        keep_free: Places (left, top, right, bottom), in pixels, that captions evade as they evade each other.
 
     Returns:
         An RGB picture of the same size.
@@ -91,7 +93,8 @@ def draw_boxes(
     draw = ImageDraw.Draw(canvas)
     for rectangle, _, colour in reversed(visible):
         _draw_frame(draw, rectangle, colour, line_width)
-    _draw_chips(canvas, [(caption, colour, partial(_around_box, rectangle)) for rectangle, caption, colour in visible])
+    chips = [(caption, colour, partial(_around_box, rectangle)) for rectangle, caption, colour in visible]
+    _draw_chips(canvas, chips, keep_free=keep_free)
     return canvas
 
 
@@ -210,6 +213,7 @@ def _draw_chips(
     canvas: Image.Image,
     captions: Sequence[tuple[str, Rgb, Callable[[tuple[int, int]], Corners]]],
     may_overlap: bool = True,
+    keep_free: Sequence[Rectangle] = (),
 ) -> None:
     """Write captions, the first ones on top.
 
@@ -217,6 +221,7 @@ def _draw_chips(
         canvas: Is drawn on.
         captions: Text, colour, and what turns the chip's width and height into the corners where it may go.
         may_overlap: Whether to write those that find no free place.
+        keep_free: Places to evade.
     """
     letters = max(_SMALLEST_LETTERS, round(math.sqrt(canvas.width * canvas.height) / 40))
     if letters * _LEAST_LINES > min(canvas.size):
@@ -227,9 +232,9 @@ def _draw_chips(
         line = line_of(caption, letters, canvas.width - 2 * margin)
         chip_size = _chip_size(line, margin)
         if line.runs and chip_size[1] <= canvas.height:
-            taken = [chip for chip, *_ in chips]
+            taken = [*keep_free, *(chip for chip, *_ in chips)]
             chip = _place_chip(chip_size, corners(chip_size), canvas.size, taken)
-            if may_overlap or not any(_overlap(chip, other) for other in taken):
+            if may_overlap or not _covered(chip, taken):
                 chips.append((chip, line, colour))
     draw = ImageDraw.Draw(canvas)
     for chip, line, colour in reversed(chips):
@@ -301,24 +306,22 @@ def _on_point(point: tuple[int, int], chip_size: tuple[int, int]) -> Corners:
 def _place_chip(
     chip_size: tuple[int, int], corners: Corners, size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Return the chip's rectangle: at the first of the corners that is free, inside the frame."""
+    """Return the chip's rectangle: at the first of the corners that is free, or least covered, inside the frame."""
     width, height = size
     chip_width, chip_height = chip_size
-    first = None
-    for x, y in corners:
-        x = min(max(x, 0), width - chip_width)
-        if not 0 <= y <= height - chip_height:
-            continue
-        chip = (x, y, x + chip_width, y + chip_height)
-        first = first or chip
-        if not any(_overlap(chip, other) for other in taken):
-            return chip
-    if first is None:
+    within = [(x, y) for x, y in corners if 0 <= y <= height - chip_height]
+    if not within:
         left, top = corners[0]
-        x, y = min(max(left, 0), width - chip_width), min(max(top, 0), height - chip_height)
-        first = (x, y, x + chip_width, y + chip_height)
-    return first
+        within = [(left, min(max(top, 0), height - chip_height))]
+    lefts = [min(max(x, 0), width - chip_width) for x, _ in within]
+    chips = [(x, y, x + chip_width, y + chip_height) for x, (_, y) in zip(lefts, within, strict=True)]
+    return min(chips, key=partial(_covered, taken=taken))
 
 
-def _overlap(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _covered(chip: Rectangle, taken: Sequence[Rectangle]) -> int:
+    """Return how many pixels of a chip others take; those taken twice count twice."""
+    left, top, right, bottom = chip
+    return sum(
+        max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))
+        for other in taken
+    )

@@ -7,9 +7,10 @@ from PIL import Image
 
 from sure_segmenter import sure_segmenter
 from tiny_detector import tiny_detector
-from transformers_detr import Detector
+from transformers_detr import Detector, visualize
+from transformers_detr.detections import Detections
 from transformers_detr.explaining.explanation import explain
-from transformers_detr.explaining.sheet import WIDTH, heat_picture
+from transformers_detr.explaining.sheet import WIDTH, explanation_sheet, heat_picture
 
 
 def noise(width, height, seed=0):
@@ -70,6 +71,27 @@ def test_sheet_of_any_picture(detector, size):
     sheet = explain(detector, noise(*size), threshold=0.5).draw("a name in 椅子 and человек")
     assert sheet.width == WIDTH
     assert sheet.mode == "RGB"
+
+
+def test_marks_hide_no_caption(monkeypatch):
+    """A mark in the upper left corner, where the caption of a box of the whole picture would lie."""
+    chips = []
+    place = visualize._place_chip
+    monkeypatch.setattr(visualize, "_place_chip", lambda *args: chips.append(place(*args)) or chips[-1])
+    picture, cells = noise(400, 300), np.ones((1, 3, 4), dtype=np.float32)
+    whole = np.array([[0, 0, 400, 300]], dtype=np.float32)
+    found = Detections(
+        boxes_xyxy_px=whole,
+        scores=np.array([0.9], dtype=np.float32),
+        labels=np.array([1]),
+        names=["cat"],
+        image_size=(300, 400),
+        image=picture,
+    )
+    explanation_sheet(found, np.array([5]), cells, [(0.02, 0.02)], cells, "", "")
+    captioned = [chip for chip in chips if chip[2] - chip[0] > 30]
+    assert captioned
+    assert all(chip[0] > 30 or chip[1] > 30 for chip in captioned)
 
 
 def test_segmenters_are_explained_too():

@@ -25,6 +25,8 @@ FLATTEST, TALLEST = 0.4, 1.4
 """Height over width of a panel; a picture that is longer is shown smaller."""
 
 BOX_LINE = 4
+DISC = 15
+"""Radius of the marks of points, in pixels."""
 
 # From no attention to the most: dark violet, red, orange, light yellow, ever lighter, so that grey prints tell too.
 _HEAT = np.array([(13, 8, 60), (120, 28, 109), (207, 68, 70), (251, 155, 6), (252, 255, 164)], dtype=np.float64)
@@ -104,7 +106,13 @@ def _found(
 ) -> Image.Image:
     factors = np.tile(np.divide(size, picture.size), 2)
     captions = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
-    drawn = draw_boxes(_resized(picture, size), found.boxes_xyxy_px * factors, captions, found.labels.tolist())
+    drawn = draw_boxes(
+        _resized(picture, size),
+        found.boxes_xyxy_px * factors,
+        captions,
+        found.labels.tolist(),
+        keep_free=[_disc(point, size) for point in points_xy],
+    )
     for number, point in enumerate(points_xy):
         _mark(drawn, point, str(number + 1))
     return drawn
@@ -138,17 +146,22 @@ def _query_panel(
     return _stack([panel, _line(caption, SMALL, width)], gap=6)
 
 
-def _mark(picture: Image.Image, point_xy: tuple[float, float], text: str, radius: int = 15) -> None:
-    """Put a numbered disc on a point, wholly inside the picture."""
-    x, y = (
-        min(max(round(share * side), radius + 1), side - radius - 2)
-        for share, side in zip(point_xy, picture.size, strict=True)
-    )
+def _mark(picture: Image.Image, point_xy: tuple[float, float], text: str) -> None:
+    """Put a numbered disc on a point."""
+    left, top, right, bottom = disc = _disc(point_xy, picture.size)
     draw = ImageDraw.Draw(picture)
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white", outline="black", width=2)
+    draw.ellipse(disc, fill="white", outline="black", width=2)
     line = line_of(text, SMALL)
-    left, top = x - (line.right - line.left) / 2, y - (line.bottom - line.top) / 2
-    line.write(draw, left, top, INK)
+    x, y = (left + right - line.right + line.left) / 2, (top + bottom - line.bottom + line.top) / 2
+    line.write(draw, x, y, INK)
+
+
+def _disc(point_xy: tuple[float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the disc on a point, wholly inside a picture of `size` (width, height)."""
+    x, y = (
+        min(max(round(share * side), DISC + 1), side - DISC - 2) for share, side in zip(point_xy, size, strict=True)
+    )
+    return x - DISC, y - DISC, x + DISC, y + DISC
 
 
 def _legend(width: int) -> Image.Image:
