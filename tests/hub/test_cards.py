@@ -6,12 +6,14 @@ import re
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from local_hub.steps import run_snippet, validate_card
 from tiny_detector import tiny_detector
 from tiny_detr import randomise_norms, tiny_config
-from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
+from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor, bundled
+from transformers_detr.cards.own import own_card
 from transformers_detr.cards.published import published_card
 from transformers_detr.cards.rendering import EXAMPLE_PHOTO
 from transformers_detr.checkpoints import CHECKPOINTS, COCO_NAMES, KNOWN_DETECTIONS_39769, NEVER_RELEASED
@@ -116,6 +118,15 @@ def test_the_hub_takes_the_metadata(hub, cards, checkpoint):
         hub.call(validate_card, cards[checkpoint.name].replace("apache-2.0", "apache-3.0"))
 
 
+@pytest.mark.current_stock
+def test_the_hub_takes_the_metadata_of_the_model_in_the_box(hub, repository):
+    text = (repository / "model_cards" / f"{bundled.NAME}.md").read_text(encoding="utf-8")
+    hub.call(validate_card, text)
+    data = ModelCard(text).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "object-detection")
+    assert {result.metric_type for result in data.eval_results} == {"box_ap", "box_ap50", "box_ap75"}
+
+
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
     """Folders of two small models with the class slots of the published ones, by whether they have masks."""
@@ -171,4 +182,16 @@ def test_snippets_of_a_copy_with_custom_code_run(hub, stand_ins, name):
     assert "facebook/" not in "".join(codes)
     assert "trust_remote_code=True" in codes[-1]
     for code in codes:
+        assert hub.call(run_snippet, code).strip()
+
+
+@pytest.mark.usefixtures("photo")
+@pytest.mark.parametrize("segments", [False, True])
+def test_snippets_of_ones_own_card_run(hub, stand_ins, segments):
+    folder = stand_ins[segments]
+    codes = snippets(own_card(DetrConfig.from_pretrained(folder), "an-org/own", custom_code=True))
+    hub.server.add("an-org/own", folder)
+    assert len(codes) == 3
+    for code in codes:
+        assert "an-org/own" in code
         assert hub.call(run_snippet, code).strip()

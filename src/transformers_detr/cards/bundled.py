@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 from transformers_detr.bundled import FOLDER, MEASURED, NAME
 from transformers_detr.cards.rendering import render
 from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
 TASK = "object-detection"
 
@@ -39,6 +40,7 @@ def bundled_card(measured: dict[str, Any] | None = None) -> str:
         repository=NAME,
         custom_code=False,
         config=config,
+        processor=DetrImageProcessor.from_pretrained(FOLDER),
         class_names=[config.id2label[label] for label in sorted(config.id2label)],
         measured=values,
         evaluate=EVALUATE,
