@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import AutoModelForImageSegmentation, AutoModelForObjectDetection
 
+from transformers_detr.backends.layout import exported_files
 from transformers_detr.cards.own import own_card
 from transformers_detr.custom_code import add_custom_code
 from transformers_detr.model.configuration_detr import DetrConfig
@@ -86,10 +87,16 @@ def stage(source: Path, repository: str, folder: Path, card: str | None, custom_
 
     Raises:
         PublishingError: The numbers are not those that were recorded, or stock transformers gives others and no custom
-            code goes along, or the folder names custom code that would not.
+            code goes along, or the folder names custom code that would not, or has exported graphs only.
         LoadingError: The folder cannot be loaded.
     """
     left_out = _link_files(source, folder)
+    graphs = [path.relative_to(folder).as_posix() for path in exported_files(folder).values()]
+    if graphs and not any(is_weights(path.name) for path in folder.iterdir()):
+        raise PublishingError(
+            f"{source}: this has {graphs[0]}, but no weights to verify the model by: copy model.safetensors of the"
+            " model that was exported into it"
+        )
     config = (
         json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").exists() else {}
     )
