@@ -30,7 +30,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save(tiny_detector(), tmp_path_factory.mktemp("models") / "tiny")
+    return save(tiny_detector(), tmp_path_factory.mktemp("models") / "a tiny one")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_a_space_has_what_the_hub_wants(space, model):
     requirements = [Requirement(line).name for line in (space / "requirements.txt").read_text().splitlines()]
     assert {"torch", "transformers", "fastapi", "uvicorn", "prometheus-client"} <= set(requirements)
     assert "tensorboard" not in requirements
-    assert (space / "models.txt").read_text() == "tiny=models/tiny\nfacebook/detr-resnet-50-panoptic\n"
+    assert (space / "models.txt").read_text() == "a tiny one=models/a tiny one\nfacebook/detr-resnet-50-panoptic\n"
     for name in ("config.json", "model.safetensors"):
-        assert (space / "models/tiny" / name).read_bytes() == (model / name).read_bytes()
+        assert (space / "models/a tiny one" / name).read_bytes() == (model / name).read_bytes()
     assert (space / "transformers_detr/serving/page/index.html").is_file()
     assert not list(space.rglob("__pycache__"))
     assert 'CMD ["python", "app.py"]' in (space / "Dockerfile").read_text()

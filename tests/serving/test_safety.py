@@ -12,12 +12,14 @@ import struct
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from serving.conftest import png, running
-from transformers_detr.serving import server
+from transformers_detr.serving import access, server
 from transformers_detr.serving.limits import Limits
 from transformers_detr.serving.questions import read_json
 from transformers_detr.serving.refusals import Refusal
@@ -248,6 +250,21 @@ def test_the_token_guards_all_but_the_page_and_the_signs_of_life(loaders, pictur
             time.sleep(0.05)
         assert not any("reason" in entry for entry in service.ask("/ready").json["models"])
         assert any("reason" in entry for entry in service.ask("/ready", **right).json["models"])
+
+
+@pytest.mark.parametrize("given", ["s3cret", "s", "", "t3cret", "s3cret" * 1000])
+def test_tokens_are_compared_in_constant_time(monkeypatch, given):
+    """Whole against whole, by the function that is made for it, however much of one is right."""
+    compared = []
+
+    def compare_digest(one, other):
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr(access, "hmac", SimpleNamespace(compare_digest=compare_digest))
+    request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {given}".encode())]})
+    assert access.holds_token(request, "s3cret") is (given == "s3cret")
+    assert compared == [(given.encode(), b"s3cret")]
 
 
 def test_nothing_of_a_request_is_logged(small, pictures, caplog):
