@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -136,6 +138,38 @@ def holds_segmentation(name_or_folder: str | Path, revision: str | None = None) 
     except OSError:  # `load_pretrained` says what is wrong
         return False
     return values.get("architectures") == ["DetrForSegmentation"]
+
+
+def download_files(name: str, files: Sequence[str], *, revision: str | None = None, **hub: Any) -> Path:
+    """Bring files of a model on the Hub here; what is in the cache is not downloaded again.
+
+    Args:
+        name: Hub id.
+        files: Their names there, with `/`.
+        revision: Branch, tag or commit.
+        **hub: `token`, `cache_dir`, `local_files_only` and `force_download`, see `load_pretrained`.
+
+    Returns:
+        The folder that holds them, or those of them that there are.
+
+    Raises:
+        LoadingError: The name or revision does not exist, or the Hub cannot be reached.
+    """
+    folder, commit = None, revision
+    for file in files:
+        try:
+            path = Path(hf_hub_download(name, file, revision=commit, **hub))
+        except LocalEntryNotFoundError as error:
+            raise LoadingError(_explain(name, revision, error)) from error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the client's own, and those of a library that it changes
+            raise LoadingError(_explain(name, revision, error)) from error
+        folder = Path(*path.parts[: -len(Path(file).parts)])
+        commit = folder.name  # so that all are of one commit
+    if folder is None:
+        raise LoadingError(f"{name}: {files[0]} is missing")
+    return folder
 
 
 def check_weight_file(path: Path) -> None:

@@ -95,22 +95,25 @@ class PicturePredictor(ABC, Generic[Result]):
         Args:
             name_or_folder: Hub id, or a folder that `save_pretrained` or `conversion/` wrote. If not given,
                 `default_model`.
-            device: Where to run. If not given, an accelerator if there is one, else the CPU.
+            device: Where to run. If not given, an accelerator if there is one, else the CPU. A backend has names of
+                its own, and runs on the CPU if none is given.
             dtype: Such as `torch.bfloat16` or its name. If not given, that of the stored weights.
             backend: "onnx", "openvino" or "torch": run what `detr export` wrote into a folder. If not given, the
                 weights in PyTorch.
             precision: Of a backend: "fp32", "fp16" or "int8".
             **options: See `transformers_detr.loading.load_pretrained`: `revision`, `token`, `cache_dir`,
-                `local_files_only`, and arguments of the model's own `from_pretrained`.
+                `local_files_only`, and, without a backend, arguments of the model's own `from_pretrained`.
 
         Raises:
             LoadingError: The model could not be loaded; the message says why and what to do.
-            ValueError: There is no such backend or precision, or the backend cannot use the device.
+            ValueError: There is no such backend or precision, the backend cannot use the device, or a dtype is given
+                with a backend.
         """
         if backend is not None:
-            folder = name_or_folder or cls.default_model
-            architecture = cls.model_class.__name__
-            return cls(*open_exported(folder, backend, precision, str(device or "cpu"), architecture))
+            if dtype is not None:
+                raise ValueError(f"dtype goes with PyTorch's weights; a backend takes a precision, got {dtype!r}")
+            name, architecture = name_or_folder or cls.default_model, cls.model_class.__name__
+            return cls(*open_exported(name, backend, precision, str(device or "cpu"), architecture, **options))
         if dtype is not None:
             options["dtype"] = dtype
         model, image_processor = load_pretrained(cls.model_class, name_or_folder or cls.default_model, **options)

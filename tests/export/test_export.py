@@ -181,10 +181,22 @@ def test_errors_say_what_to_do(exported, tmp_path):
         Detector.from_pretrained(exported, backend="torch", precision="fp16")
     with pytest.raises(ValueError, match="backend must be one of onnx, openvino, torch, got 'tflite'"):
         Detector.from_pretrained(exported, backend="tflite")
-    with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
-        Detector.from_pretrained(exported, backend="onnx", device="cuda")
+    with pytest.raises(ValueError, match="dtype goes with PyTorch's weights; a backend takes a precision"):
+        Detector.from_pretrained(exported, backend="onnx", dtype="float16")
     with pytest.raises(LoadingError, match="detects, but does not segment"):
         Segmenter.from_pretrained(exported, backend="onnx")
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("onnx/model.onnx", "Protobuf parsing failed"), ("openvino/openvino_model.xml", "Error parsing")],
+)
+def test_a_damaged_graph_is_named(file, reason, exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    path = folder / file
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(LoadingError, match=f"{file}: cannot be loaded: .*{reason}"):
+        Detector.from_pretrained(folder, backend=file.partition("/")[0])
 
 
 @pytest.mark.parametrize(

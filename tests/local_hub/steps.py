@@ -83,6 +83,20 @@ def load(name: str, *, token: str | None = NOBODY, architecture: str = "DetrForO
     return weights, model.config.to_json_string(), processor.to_json_string()
 
 
+def detect(name: str, *, token: str | None = NOBODY, **options: Any) -> Any:
+    """Detect in a scene; return boxes as bytes and names, or the text of the error."""
+    from transformers_detr import Detector
+    from transformers_detr.data.scenes import make_scene
+    from transformers_detr.loading import LoadingError
+
+    with as_user(token):
+        try:
+            found = Detector.from_pretrained(name, **options)(make_scene(0, 0, (96, 128)).image, threshold=0.0)
+        except LoadingError as error:
+            return str(error)
+    return found.boxes_xyxy_px.tobytes(), found.names
+
+
 def run_snippet(code: str, token: str | None = NOBODY) -> str:
     """Run a piece of a card; return what it printed."""
     printed = io.StringIO()

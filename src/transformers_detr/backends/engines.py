@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,36 +13,47 @@ from torch import Tensor
 from transformers_detr.backends.exported_model import Engine
 from transformers_detr.backends.layout import INPUTS, OUTPUTS
 
+_ELSEWHERE = "AzureExecutionProvider"
+_SEVERAL = {"AUTO", "MULTI", "HETERO"}
+"""What OpenVINO calls its ways to use one or several of the devices that it finds."""
+
+
+class DeviceError(ValueError):
+    """An engine cannot use the device that was asked for; the message names those that it has."""
+
 
 def open_onnx(path: Path, device: str) -> Engine:
     """Open a file with ONNX Runtime.
 
     Args:
         path: An `.onnx` file.
-        device: "cpu", or "cuda" with a number behind a colon, which needs `onnxruntime-gpu`.
+        device: "cpu", or what the installed ONNX Runtime was built for, such as "cuda" (`onnxruntime-gpu`), "coreml"
+            or "dml" (`onnxruntime-directml`), the number of one behind a colon.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
-        ValueError: The installed one cannot use the device.
+        DeviceError: The installed one cannot use the device.
     """
     import onnxruntime
 
-    kind, _, number = device.partition(":")
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise ValueError(f"device {device!r} cannot be used: the installed ONNX Runtime has {', '.join(available)}")
+    kind, _, number = device.lower().partition(":")
+    names = [name for name in onnxruntime.get_available_providers() if name != _ELSEWHERE]
+    providers = {name.removesuffix("ExecutionProvider").lower(): name for name in names}
+    if kind not in providers or not (number or "0").isdecimal():
+        raise DeviceError(f"device {device!r} cannot be used: the installed ONNX Runtime has {', '.join(providers)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only
-    choice = {"device_id": number} if kind == "cuda" and number else {}
-    session = onnxruntime.InferenceSession(path, options, providers=[(provider, choice)])
+    choice = {"device_id": number} if number and kind != "cpu" else {}
+    session = onnxruntime.InferenceSession(path, options, providers=[(providers[kind], choice)])
+    if providers[kind] not in session.get_providers():  # it would go on, on the CPU
+        raise DeviceError(f"device {device!r} cannot be used: ONNX Runtime is built for it, but finds none")
     shapes = {value.name: value.shape for value in session.get_inputs()}
-    names = [output.name for output in session.get_outputs()]
+    outputs = [output.name for output in session.get_outputs()]
 
     def run(*inputs: Tensor) -> dict[str, Tensor]:
-        found = session.run(names, _feed(inputs))
-        return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
+        found = session.run(outputs, _feed(inputs))
+        return {name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)}
 
     return Engine(run, _fixed(shapes["pixel_values"][2:]))
 
@@ -51,19 +63,22 @@ def open_openvino(path: Path, device: str) -> Engine:
 
     Args:
         path: The `.xml` file, its `.bin` beside it.
-        device: "cpu", or another that OpenVINO knows, such as "gpu" or "npu".
+        device: "cpu", or as OpenVINO calls it: "GPU", "GPU.1", "NPU", "AUTO", "AUTO:GPU,CPU"; in any case.
 
     Raises:
         ImportError: OpenVINO is not installed.
-        ValueError: It cannot use the device.
+        DeviceError: It cannot use the device.
     """
     core = _openvino()
     name = device.upper()
-    if name.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
-        raise ValueError(f"device {device!r} cannot be used: OpenVINO finds {', '.join(core.available_devices)}")
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    known = _SEVERAL | {device for found in core.available_devices for device in (found, found.partition(".")[0])}
+    if not set(re.split("[:,]", name)) <= known:
+        found = ", ".join([*core.available_devices, "AUTO"])
+        raise DeviceError(f"device {device!r} cannot be used: OpenVINO has {found}")
+    # Of itself, it computes in less than a model's precision wherever a device can.
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
     if name == "CPU":
-        settings |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
     model = core.read_model(path)
     shape = model.input("pixel_values").get_partial_shape()
     compiled = core.compile_model(model, name, settings)
@@ -98,11 +113,11 @@ def open_torch(path: Path, device: str) -> Engine:
         device: "cpu": a program stays where it was traced.
 
     Raises:
-        ValueError: Another device is asked for.
+        DeviceError: Another device is asked for.
     """
     if device != "cpu":
-        raise ValueError(
-            f"device {device!r} cannot be used: exported programs are for the CPU; use the model's weights"
+        raise DeviceError(
+            f"device {device!r} cannot be used: exported programs are for the cpu; use the model's weights"
         )
     program = torch.export.load(path)
     module = program.module()

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from transformers_detr.cli.picture_run import BackendName, Dtype
+from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, Revision
+from transformers_detr.whole_files import new_files
 
 if TYPE_CHECKING:
     from transformers_detr.cli.evaluation_run import ChosenImages
@@ -66,24 +67,22 @@ def evaluate(
     ] = None,
     panoptic: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="COCO's panoptic JSON.", show_default="the one beside the instances file"),
+        typer.Option(
+            metavar="FILE",
+            help="COCO's panoptic JSON.",
+            show_default="the one beside the instances file",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N images.")] = None,
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", min=16, help="Shorter side.", show_default="as the model says")
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Such as cuda:1.", show_default="an accelerator if there is one"),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(metavar="|".join(Dtype), help="What to compute in.", show_default="as the weights are stored"),
-    ] = None,
+    device: Device = None,
+    dtype: DtypeName = None,
     backend: BackendName = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")
-    ] = None,
+    revision: Revision = None,
     data_name: Annotated[str | None, typer.Option(metavar="TEXT", help="Data set's name for the model card.")] = None,
     data_revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Its version, likewise.")] = None,
     coco_results: Annotated[
@@ -140,22 +139,27 @@ def evaluate(
                     settings["padding_check"] = {name: asdict(value) for name, value in differences.items()}
             if rank:
                 return
-            evaluation = evaluate_predictions(
-                chosen.ground_truth,
-                found,
-                _detection_limit(max_detections, settings),
-                run.measure_panoptic(chosen, found, folder, panoptic),
-            )
+            quality, note = run.measure_panoptic(chosen, found, folder, panoptic)
+            limit = _detection_limit(max_detections, settings)
+            evaluation = evaluate_predictions(chosen.ground_truth, found, limit, quality)
         except (OSError, ValueError) as error:
             console.print(f"[red]Nothing was measured.[/] {escape(str(error))}")
             raise typer.Exit(1) from error
-    if coco_results is not None:
-        coco_results.write_text(json.dumps(list(to_coco_results(found))), encoding="utf-8")
     settings["command"] = shlex.join(["detr", *sys.argv[1:]])
     _show(evaluation, settings, MEANINGS)
-    if output is not None:
-        _write(output, evaluation, settings, chosen, threshold, data_name, data_revision)
-        typer.echo(f"report: {output / 'report.html'}")
+    try:
+        if coco_results is not None:
+            with new_files(coco_results.parent) as files:
+                text = json.dumps(list(to_coco_results(found)))
+                (files / coco_results.name).write_text(text, encoding="utf-8")
+        if output is not None:
+            _write(output, evaluation, settings, chosen, threshold, data_name, data_revision)
+            typer.echo(f"report: {output / 'report.html'}")
+    except OSError as error:
+        console.print(f"[red]Measured, but not written.[/] {escape(str(error))}")
+        raise typer.Exit(1) from error
+    if note is not None:
+        console.print(f"[yellow]note:[/] {escape(note)}")
     for reason in evaluation.unreadable.values():
         console.print(f"[yellow]not predicted:[/] {escape(reason)}")
     raise typer.Exit(1 if evaluation.unreadable else 0)
@@ -257,4 +261,5 @@ def _write(
         command=settings["command"],
     )
     index = model_index(Path(model).name, eval_results(evaluation, evidence))
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    with new_files(folder) as files:
+        (files / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -133,7 +133,7 @@ class Inference:
     def _open_exported(self, backend: Backend) -> tuple[Any, DetrImageProcessor]:
         if self.dtype is not None or self.padding != "exact":
             raise ValueError("an exported model has its own dtype and padding: leave out --dtype and --padding")
-        return open_exported(self.model, backend, device=self.device or "cpu")
+        return open_exported(self.model, backend, device=self.device or "cpu", revision=self.revision)
 
     def _open(self) -> tuple[Any, DetrImageProcessor]:
         disable_progress_bar()  # for reading weights, which takes a moment
@@ -223,7 +223,7 @@ def read_run(
 
 def measure_panoptic(
     chosen: ChosenImages, predictions: Sequence[ImagePrediction], folder: Path, file: Path | None
-) -> PanopticQuality | None:
+) -> tuple[PanopticQuality | None, str | None]:
     """Panoptic quality, where segments were predicted and the true ones are at hand.
 
     Args:
@@ -231,16 +231,30 @@ def measure_panoptic(
         predictions: Their predictions.
         folder: Where the predictions file lies.
         file: COCO's panoptic JSON; None looks for `panoptic_*.json` beside `instances_*.json`.
+
+    Returns:
+        The quality; and what to say of predicted segments that were not compared, None if all were.
+
+    Raises:
+        ValueError: `file` was given, but no segments were predicted, or none of its images are those of the data set.
     """
     if not any(prediction.panoptic for prediction in predictions):
-        return None
+        if file is not None:
+            raise ValueError(f"{file}: there are no segments to compare with it; the model detects boxes only")
+        return None, None
     source = chosen.images[0].source
-    file = file or source.with_name(source.name.replace("instances", "panoptic"))
-    if file == source or not file.exists():
-        return None
-    truth = read_panoptic_truth(file, chosen.label_of)
+    beside = source.with_name(source.name.replace("instances", "panoptic"))
+    if file is None and (beside == source or not beside.exists()):
+        looked_for = f"there is no {beside.name} beside {source.name}" if beside != source else "none was named"
+        return None, f"panoptic quality was not measured: {looked_for}; give COCO's panoptic JSON with --panoptic"
+    truth = read_panoptic_truth(file or beside, chosen.label_of)
     annotations = {image.id: truth.annotations[image.id] for image in chosen.images if image.id in truth.annotations}
-    return score_panoptic(replace(truth, annotations=annotations), predictions, folder / PANOPTIC_FOLDER)
+    if not annotations:
+        raise ValueError(f"{file or beside}: it has none of the images of {source}")
+    missing = len(chosen.images) - len(annotations)
+    note = f"panoptic quality leaves out {missing} images, of which {(file or beside).name} says nothing"
+    quality = score_panoptic(replace(truth, annotations=annotations), predictions, folder / PANOPTIC_FOLDER)
+    return quality, note if missing else None
 
 
 def _forgive_missing_images(finding: Finding) -> None:

@@ -51,7 +51,11 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", he
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", metavar="N", min=1, help="Pictures at once.")]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Such as cpu, cuda or cuda:1.", show_default="an accelerator if there is one"),
+    typer.Option(
+        metavar="NAME",
+        help="Such as cpu, cuda or cuda:1; with --backend, what it has, such as gpu, npu or auto of openvino.",
+        show_default="an accelerator if there is one, cpu with --backend",
+    ),
 ]
 DtypeName = Annotated[
     Dtype | None,
@@ -177,18 +181,22 @@ def load_predictor(
         from huggingface_hub.utils.tqdm import enable_progress_bars
         from transformers.utils import logging
 
+        from transformers_detr.backends.engines import DeviceError
         from transformers_detr.loading import LoadingError
 
         logging.disable_progress_bar()  # for reading weights, which takes a moment; downloads keep theirs
         if not HF_HUB_DISABLE_PROGRESS_BARS:
             enable_progress_bars()
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise typer.BadParameter(f"{device!r} cannot be used: {reason}", param_hint="--device") from error
+        if "backend" not in options:  # engines have names of their own
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise typer.BadParameter(f"{device!r} cannot be used: {reason}", param_hint="--device") from error
         try:
             return predictor().from_pretrained(model, device=device, dtype=dtype, revision=revision, **options)
+        except DeviceError as error:
+            raise typer.BadParameter(str(error), param_hint="--device") from error
         except (LoadingError, ValueError) as error:
             console.print(f"[red]The model cannot be loaded.[/] {escape(str(error))}")
             raise typer.Exit(1) from error
