@@ -124,7 +124,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _check(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuse weights that are not the expected ones, by name; both sides bear the original's names."""
+    """Refuse weights that are not the expected ones, or no numbers; both sides bear the original's names."""
     wrong = {
         "unknown weights": [name for name in weights if name not in expected],
         "missing weights": [name for name in expected if name not in weights],
@@ -137,6 +137,9 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     faults = [f"{fault}: {listing(names, 3)}" for fault, names in wrong.items() if names]
     if faults:
         raise ConversionError(f"the checkpoint does not fit the architecture; {'; '.join(faults)}")
+    spoilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if spoilt:
+        raise ConversionError(f"the checkpoint holds NaN or infinity in {listing(spoilt, 3)}")
 
 
 def _compare(weights: dict[str, Tensor], saved: dict[str, Tensor], folder: Path) -> None:

@@ -65,6 +65,18 @@ def test_long_outputs_are_thinned():
     assert found == {"logits": {"shape": [10, 100], "values": [float(n) for n in range(0, 1000, 4)]}}
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_no_number_is_refused(wrong):
+    class Model:
+        def __call__(self, **inputs):
+            values = torch.zeros(2000)
+            values[1] = wrong  # which is not among those that are kept
+            return {"logits": values}
+
+    with pytest.raises(VerificationError, match="logits are not all finite: the weights hold NaN"):
+        verification_numbers(Model(), lambda *_, **__: {})
+
+
 def test_a_record_is_kept_and_read(tmp_path, numbers):
     assert read_record(tmp_path) is None
     write_record(tmp_path, numbers)

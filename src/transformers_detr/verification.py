@@ -68,11 +68,17 @@ def verification_numbers(model: PreTrainedModel, processor: DetrImageProcessor) 
     Args:
         model: Of this package or of stock transformers; in evaluation mode, in float32, on the CPU.
         processor: Ours.
+
+    Raises:
+        VerificationError: The model answers with something that is no number.
     """
     inputs = processor(made_up_picture(), do_resize=False, return_tensors="pt")
     with torch.inference_mode():
         outputs = model(**inputs)
     found = {name: outputs[name].flatten() for name in TOLERANCES if outputs.get(name) is not None}
+    for name, numbers in found.items():
+        if not numbers.isfinite().all():
+            raise VerificationError(f"{name} are not all finite: the weights hold NaN, or numbers that are too large")
     return {
         name: {
             "shape": list(outputs[name].shape),

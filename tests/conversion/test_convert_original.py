@@ -242,6 +242,9 @@ def test_wrong_weights_are_refused_by_name(weights, tmp_path):
     missing = {name: tensor for name, tensor in weights.items() if name != "query_embed.weight"}
     with pytest.raises(ConversionError, match=r"missing weights: query_embed\.weight$"):
         convert(missing, config, tmp_path / "out")
+    spoilt = weights | {"class_embed.bias": torch.full((6,), torch.nan)}
+    with pytest.raises(ConversionError, match=r"holds NaN or infinity in class_embed\.bias$"):
+        convert(spoilt, config, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -240,6 +240,12 @@ def change_weights(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def spoil_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["class_labels_classifier.bias"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def truncate_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100_000])
@@ -254,8 +260,9 @@ def name_other_code(folder):
     ("damage", "message"),
     [
         (change_weights, r"does not give the numbers in verification.json (logits differ by 1.0e-02"),
+        (spoil_weights, "logits are not all finite: the weights hold NaN"),
         (truncate_weights, "model.safetensors: the file is cut short or damaged"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no weights here"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights to verify the model by"),
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (

@@ -140,7 +140,10 @@ def _link(source: Path, path: Path) -> None:
 def _verify(source: Path, folder: Path, custom_code: bool) -> list[str]:
     """Compare the folder's numbers with its record, which is made if there is none, and with stock transformers."""
     model, processor = load_for_verification(folder)
-    numbers = verification_numbers(model, processor)
+    try:
+        numbers = verification_numbers(model, processor)
+    except VerificationError as error:
+        raise PublishingError(f"{source}: {error}") from error
     record = read_record(folder)
     if record is None:
         record = numbers
