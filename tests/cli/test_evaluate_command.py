@@ -243,6 +243,15 @@ def test_official_numbers_from_their_files_without_the_images(shared_path, tmp_p
     assert name in result.output
 
 
+def test_results_that_cannot_be_written_are_told(finished, scenes, tmp_path):
+    output, _ = finished
+    (tmp_path / "file").write_text("")
+    common = ("--predictions", output / "predictions.jsonl", "--data", scenes / "annotations.json")
+    result = run(*common, "--coco-results", tmp_path / "file" / "results.json")
+    assert result.exit_code == 1
+    assert "Measured, but not written." in result.stderr
+
+
 def test_undefined_numbers_are_dashes(scenes, tmp_path):
     content = json.loads((scenes / "annotations.json").read_text())
     content["annotations"] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers_detr.data.opening import open_dataset
 from transformers_detr.data.scenes import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.inference import plan_batches, predict
-from transformers_detr.evaluation.predictions import ImagePrediction, PanopticFile, to_coco_results
+from transformers_detr.evaluation.predictions import ImagePrediction, PanopticFile, to_coco_results, to_json
 from transformers_detr.evaluation.segmentation import (
     load_map,
     read_panoptic_truth,
@@ -196,6 +197,7 @@ def test_the_command_measures_all_three(detector, data, truth, tmp_path):
     assert metrics["panoptic"]["all"]["classes"] > 0
     assert metrics["panoptic"]["stuff"].keys() == {"pq", "sq", "rq", "classes"}
     assert "all: PQ" in result.output
+    assert "note:" not in result.output
     again = CliRunner().invoke(
         cli.app,
         ["evaluate", "--predictions", str(output / "predictions.jsonl"), "-d", str(data), "-o", str(tmp_path / "2")],
@@ -203,3 +205,65 @@ def test_the_command_measures_all_three(detector, data, truth, tmp_path):
     assert again.exit_code == 0, again.output
     repeated = json.loads((tmp_path / "2" / "metrics.json").read_text())
     assert all(repeated[name] == metrics[name] for name in ("box", "mask", "panoptic"))
+
+
+@pytest.fixture(scope="module")
+def predictions_file(predicted, tmp_path_factory):
+    """Predictions as a run leaves them, and the pictures of segments beside."""
+    found, folder = predicted
+    output = tmp_path_factory.mktemp("predictions")
+    settings = {"settings": {"class_names": list(CLASS_NAMES)}}
+    lines = [json.dumps(entry) for entry in (settings, *map(to_json, found))]
+    (output / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+    shutil.copytree(folder, output / "panoptic")
+    return output / "predictions.jsonl"
+
+
+def score(*arguments):
+    return CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def test_it_is_said_why_segments_were_not_compared(predictions_file, data, tmp_path):
+    common = ("--predictions", predictions_file)
+    (tmp_path / "images").symlink_to(data / "images")
+    shutil.copy(data / "instances_val.json", tmp_path)
+    alone = score(*common, "--data", tmp_path / "instances_val.json")
+    assert alone.exit_code == 0, alone.output
+    assert "not measured: there is no panoptic_val.json beside instances_val.json" in alone.stderr
+    assert "--panoptic" in alone.stderr
+    named = score(*common, "--data", tmp_path / "instances_val.json", "--panoptic", data / "panoptic_val.json")
+    assert "all: PQ" in named.output
+
+    truth = json.loads((data / "panoptic_val.json").read_text())
+    truth["annotations"] = truth["annotations"][:-2]
+    (tmp_path / "fewer.json").write_text(json.dumps(truth))
+    shutil.copytree(data / "panoptic_val", tmp_path / "fewer")
+    fewer = score(*common, "--data", tmp_path / "instances_val.json", "--panoptic", tmp_path / "fewer.json")
+    assert "leaves out 2 images, of which fewer.json says nothing" in fewer.stderr
+    for annotation in truth["annotations"]:
+        annotation["image_id"] += 1000
+    (tmp_path / "fewer.json").write_text(json.dumps(truth))
+    others = score(*common, "--data", tmp_path / "instances_val.json", "--panoptic", tmp_path / "fewer.json")
+    assert others.exit_code == 1
+    assert "it has none of the images of" in others.stderr
+
+
+def test_panoptic_annotations_alone_are_told_from_instances(predictions_file, data, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    file = shutil.copy(data / "panoptic_val.json", tmp_path / "annotations")
+    content = json.loads((data / "panoptic_val.json").read_text())
+    (tmp_path / "annotations" / "panoptic_val.json").write_text(json.dumps({"images": [], **content}))
+    for place in (tmp_path, file):
+        refused = score("--predictions", predictions_file, "--data", place)
+        assert refused.exit_code == 1
+        assert "panoptic_val.json: panoptic annotations alone are no data set" in refused.stderr
+    missing = score("--predictions", predictions_file, "--data", data, "--panoptic", tmp_path / "none.json")
+    assert missing.exit_code == 2
+    assert "none.json" in missing.stderr
+
+
+def test_boxes_alone_have_no_panoptic_quality(data, tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+    refused = score("--predictions", tmp_path / "results.json", "-d", data, "--panoptic", data / "panoptic_val.json")
+    assert refused.exit_code == 1
+    assert "there are no segments to compare with it" in refused.stderr
