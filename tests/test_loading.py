@@ -209,3 +209,19 @@ def test_answers_of_the_hub(monkeypatch, cause, match):
 
     monkeypatch.setattr(DetrConfig, "get_config_dict", fail)
     refused("someone/detr", f"^someone/detr: .*{match}", revision="v9")
+
+
+@pytest.mark.parametrize("names", [{"0": "a", "2": "c"}, {"1": "a", "2": "b", "3": "c"}])
+def test_class_ids_with_gaps(folder, names):
+    """The framework counts two or three classes; the last id would be that of "no object"."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
+    missing = 1 if "0" in names else 0
+    count = len(names)
+    with pytest.raises(
+        LoadingError, match=rf"{count} names, so their ids must be 0 to {count - 1}; {missing} has none"
+    ):
+        load_pretrained(DetrForObjectDetection, folder, ignore_mismatched_sizes=True)
+    named = dict(enumerate(["x", "y", "z"]))
+    model, _ = load_pretrained(DetrForObjectDetection, folder, id2label=named)
+    assert model.config.id2label == named

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tiny_detector import NAMES, save, tiny_detector
-from transformers_detr.picture_predictor import group_by_shape, window_length
+from transformers_detr.picture_predictor import NotFiniteError, group_by_shape, window_length
 from transformers_detr.predictor import Detector
 
 SIZES = [(90, 60), (60, 90), (64, 64), (90, 60), (100, 60), (60, 100), (33, 70), (90, 60), (200, 60), (64, 65)]
@@ -237,3 +237,21 @@ def test_published_checkpoint_finds_the_two_cats(shared_path, monkeypatch):
         assert name == known.name
         assert score == pytest.approx(known.score, abs=2e-3)
         np.testing.assert_allclose(box, known.box_xyxy_px, atol=1)
+
+
+def test_an_answer_that_is_no_number_is_an_error_of_its_picture(pictures):
+    detector = tiny_detector()
+    bright = Image.new("RGB", (64, 64), "white")
+
+    def spoil(module, arguments, keywords, outputs):
+        outputs.logits[keywords["pixel_values"].mean((1, 2, 3)) > 1.5] = torch.nan
+
+    detector.model.register_forward_hook(spoil, with_kwargs=True)
+    same_size = [pictures[2], bright, pictures[2]]
+    found = list(detector.stream_with_errors(same_size, threshold=0.0, batch_size=3))
+    assert isinstance(found[1], NotFiniteError)
+    expected = tiny_detector()(pictures[2], threshold=0.0)
+    assert_same(found[0], expected)
+    assert_same(found[2], expected)
+    with pytest.raises(ValueError, match="no number: its weights hold NaN"):
+        detector(bright)

@@ -94,7 +94,7 @@ def load_pretrained(
 
     Raises:
         LoadingError: The folder or name does not exist, the Hub cannot be reached, a file is missing, cut
-            short or a Git LFS pointer, the model is not a DETR, or weights are missing.
+            short or a Git LFS pointer, the model is not a DETR, weights are missing, or class names are.
     """
     name = bundled_folder(str(name_or_folder))
     hub: dict[str, Any] = {
@@ -120,6 +120,7 @@ def load_pretrained(
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise LoadingError(_explain(name, revision, error)) from error
     _check_complete(name, model_class, info["missing_keys"])
+    _check_class_ids(name, model.config.id2label)
     return model, processor
 
 
@@ -259,6 +260,17 @@ def _check_complete(name: str, model_class: type, missing: Any) -> None:
         more = f" and {len(keys) - _MANY} more" if len(keys) > _MANY else ""
         raise LoadingError(
             f"{name}: the checkpoint lacks weights of {model_class.__name__}: {', '.join(keys[:_MANY])}{more}"
+        )
+
+
+def _check_class_ids(name: str, id2label: dict[int, str]) -> None:
+    """Refuse class ids with gaps: the framework counts the names, so a later id would be that of "no object"."""
+    count = len(id2label)
+    unnamed = sorted(set(range(count)) - set(id2label))
+    if unnamed:
+        raise LoadingError(
+            f"{name}: config.json: id2label has {count} names, so their ids must be 0 to {count - 1}; {unnamed[0]} has"
+            " none (give ids that are not used the name N/A)"
         )
 
 

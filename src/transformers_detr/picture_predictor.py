@@ -55,6 +55,10 @@ class Prepared:
         return self.pixel_values.shape[1], self.pixel_values.shape[2]
 
 
+class NotFiniteError(ValueError):
+    """A model answers with NaN or infinity, of which thresholds would leave nothing, without a word."""
+
+
 class PicturePredictor(ABC, Generic[Result]):
     """Runs a model over pictures.
 
@@ -157,7 +161,7 @@ class PicturePredictor(ABC, Generic[Result]):
             The result of one picture, or a list with that of each.
 
         Raises:
-            ValueError: A picture cannot be read, or an argument is out of range.
+            ValueError: A picture cannot be read, an argument is out of range, or the model's answer is no number.
             OSError: A file or URL cannot be read.
             TypeError: An item is nothing that holds a picture.
         """
@@ -200,7 +204,7 @@ class PicturePredictor(ABC, Generic[Result]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         keep_images: bool = False,
     ) -> Iterator[Result | Exception]:
-        """Do as `stream`, but give a picture that cannot be read as its error, and go on."""
+        """Do as `stream`, but give a picture that fails as its error, and go on."""
         if threshold is None:
             threshold = self.default_threshold
         if not 0 <= threshold <= 1:
@@ -221,12 +225,21 @@ class PicturePredictor(ABC, Generic[Result]):
             }
             due = 0
             for batch in self.batches({index: item.shape for index, item in readable.items()}, batch_size):
-                found = self.predict([readable[index] for index in batch], threshold, keep_images)
+                found = self._found([readable[index] for index in batch], threshold, keep_images)
                 waiting.update(zip(batch, found, strict=True))
                 while due in waiting:
                     yield waiting.pop(due)
                     due += 1
             yield from (waiting[index] for index in sorted(waiting))
+
+    def _found(self, batch: list[Prepared], threshold: float, keep_images: bool) -> list[Result | Exception]:
+        """Predict a batch; where that fails, each picture by itself, to know whose error it is."""
+        try:
+            return [*self.predict(batch, threshold, keep_images)]
+        except NotFiniteError as error:
+            if len(batch) == 1:
+                return [error]
+            return [one for item in batch for one in self._found([item], threshold, keep_images)]
 
     def _prepare(self, numbered: tuple[int, ImageSource]) -> Prepared | Exception:
         index, source = numbered
@@ -258,6 +271,9 @@ class PicturePredictor(ABC, Generic[Result]):
             batch: The pictures.
             threshold: What is found must score above it.
             keep_images: Whether the results carry their picture, where it was kept.
+
+        Raises:
+            NotFiniteError: What the model answers is no number.
         """
         self.model.eval()
         shapes = [item.shape for item in batch]
@@ -270,6 +286,10 @@ class PicturePredictor(ABC, Generic[Result]):
             exact_padding=pixel_mask is not None,
             **self._model_options(threshold),
         )
+        if not outputs.logits.isfinite().all() or not outputs.pred_boxes.isfinite().all():
+            raise NotFiniteError(
+                "what the model answers is no number: its weights hold NaN, or its dtype is too small for them"
+            )
         return self._results(outputs, batch, threshold, keep_images)
 
     def _model_options(self, threshold: float) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def detect_in_videos(
             _detect_in_video(path, folder, detector, settings, console=console, **options)
         except RunFolderError as error:
             raise typer.BadParameter(str(error), param_hint="--output") from error
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, ValueError) as error:
             console.print(f"[red]Failed.[/] {escape(str(error))}")
             failed = True
     raise typer.Exit(1 if failed else 0)
