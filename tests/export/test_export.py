@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from serving.conftest import png, running
 from tiny_detector import tiny_detector
 from tiny_detr import padded_batch
 from transformers_detr import Detector, Segmenter
@@ -19,6 +20,7 @@ from transformers_detr.export.folder import export_model
 from transformers_detr.export.parity import compare
 from transformers_detr.export.report import Compared
 from transformers_detr.loading import LoadingError
+from transformers_detr.serving.loaders import model_loaders
 
 SLOW_TORCH = pytest.param("torch", marks=pytest.mark.slow)
 BACKENDS = ["onnx", "openvino", SLOW_TORCH]
@@ -49,6 +51,21 @@ def test_heavy_padding_of_odd_sizes(backend, folder_with, detector):
             alone = detector.model(pixel_values=pixel_values[index : index + 1, :, :height, :width])
         torch.testing.assert_close(found.logits[index], alone.logits[0], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(found.pred_boxes[index], alone.pred_boxes[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_service_answers_the_same(backend, folder_with, detector, pictures):
+    loaders = model_loaders([f"tiny={folder_with(backend)}"], backend=backend)
+    with running(loaders) as service:
+        service.wait_until_ready()
+        assert service.ask("/models").json[0]["attention"] is False
+        for picture in pictures:
+            found = service.ask("/?threshold=0", png(picture)).json
+            expected = detector(picture, threshold=0).to_dict(integer_pixels=True)
+            assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
+            for ours, theirs in zip(found, expected, strict=True):
+                assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+                assert all(abs(ours["box"][side] - at) <= 1 for side, at in theirs["box"].items())
 
 
 def test_the_mask_is_heeded(exported):
