@@ -98,7 +98,7 @@ class Trainer(transformers.Trainer):
         self.dataset = dataset
         self.with_masks = with_masks
         if args.ema_decay and self._weights_are_shared:
-            raise ValueError("ema_decay: weights cannot be averaged where processes share them (FSDP, DeepSpeed)")
+            raise ValueError("ema_decay must be 0 with FSDP or DeepSpeed: weights that are shared out are not averaged")
         self.ema = ModelEmaV3(self.model, decay=args.ema_decay, use_warmup=True) if args.ema_decay else None
         self.batches: ShapeBatches | None = None
         self.skipped_steps = 0
