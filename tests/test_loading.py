@@ -131,6 +131,9 @@ def test_missing_file_is_named(folder, name):
 def test_folder_without_weights(folder):
     (folder / "model.safetensors").unlink()
     refused(folder, "no weights here")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"")
+    refused(folder, "exported model without PyTorch's weights.* --backend onnx")
 
 
 def test_missing_weights_are_named(folder):

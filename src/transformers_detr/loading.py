@@ -55,6 +55,9 @@ _DAMAGED = (
     " force_download=True"
 )
 _INTERRUPTED = "the download was interrupted ({error}): try again; files that have arrived whole are kept"
+_EXPORTED = ("onnx", "openvino", "torch")
+"""Folders of exported graphs; those of `backends.layout`, which stands above this file."""
+
 _LFS_POINTER = b"version https://git-lfs"
 _MANY = 3
 
@@ -218,6 +221,11 @@ def _check_folder(folder: Path) -> None:
         if not (folder / name).is_file():
             raise LoadingError(f"{folder}: {name} is missing")
     weights = list(_weight_files(folder))
+    if not weights and any((folder / place).exists() for place in _EXPORTED):
+        raise LoadingError(
+            f"{folder}: this is an exported model without PyTorch's weights; give the folder that it was made of,"
+            " or name what runs it: --backend onnx, openvino or torch, in Python backend=…"
+        )
     if not weights:
         raise LoadingError(f"{folder}: no weights here (model.safetensors or pytorch_model.bin)")
     for path in weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import importlib.util
 import io
 import json
 import math
@@ -231,3 +232,17 @@ def test_only_published_models_are_compared():
     assert compare_with_published(coco_evaluation(COCO_NAMES), "someone/detr-mine", "exact") is None
     other_classes = coco_evaluation({1: "cat", 2: "dog", 3: "cow", 4: "hen"})
     assert compare_with_published(other_classes, "me/detr-resnet-50", "exact") is None
+
+
+def test_without_matplotlib_the_page_has_all_but_the_charts(measured, tmp_path, monkeypatch):
+    page = write_report(tmp_path / "with", measured[2], "model", {}).read_text(encoding="utf-8")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+    plain = write_report(tmp_path / "without", measured[2], "model", {}).read_text(encoding="utf-8")
+    assert not report.can_draw_charts()
+    assert "<figure>" in page
+    assert "<figure>" not in plain
+    assert "Where it is right" not in plain
+    assert Page(plain).text.count("AP50") == Page(page).text.count("AP50") > 0
+    names = ["metrics.json", "per_class.csv", "confusion_matrix.csv"]
+    assert all((tmp_path / "with" / n).read_bytes() == (tmp_path / "without" / n).read_bytes() for n in names)

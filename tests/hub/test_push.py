@@ -118,6 +118,15 @@ def test_a_lasting_fault_is_a_clear_error(hub, folder):
     assert len(hub.server.repositories[NAME].commits) == 1
 
 
+def test_a_hub_that_cannot_be_asked_is_said_to_be_so(hub, folder):
+    """Nothing has been sent yet, so nothing was interrupted."""
+    hub.server.faults.append(Fault("GET", "/api/models/", 500, times=99))
+    pushed = hub.call(push, folder, NAME, "--dry-run")
+    assert pushed["status"] == 1
+    assert "the Hub cannot be asked what is there (Server error '500" in pushed["error"]
+    assert "interrupted" not in pushed["error"]
+
+
 def test_interrupted_between_two_files_the_second_time_sends_the_second(hub, folder):
     hub.server.faults.append(Fault("POST", "/verify", 500, times=99))
     assert hub.call(push, folder, NAME)["status"] == 1

@@ -36,14 +36,17 @@ def demo(
     """
     console = Console()
     with console.status("Loading"):
+        from transformers.utils import logging
+
         from transformers_detr.bundled import NAME
         from transformers_detr.data.scenes import make_scene
         from transformers_detr.explaining.explanation import explain
         from transformers_detr.predictor import Detector
         from transformers_detr.whole_files import new_folder
     if output.exists():
-        raise typer.BadParameter(f"{output} exists already", param_hint="--output")
+        raise typer.BadParameter(f"{output} exists already; name another folder", param_hint="--output")
 
+    logging.disable_progress_bar()  # for reading weights, which takes a moment
     picture = make_scene(SERIES, scene)
     detector = Detector.from_pretrained(NAME, device="cpu")
     detections = detector(picture.image, threshold=THRESHOLD, keep_images=True)

@@ -153,7 +153,8 @@ def evaluate(
                 text = json.dumps(list(to_coco_results(found)))
                 (files / coco_results.name).write_text(text, encoding="utf-8")
         if output is not None:
-            _write(output, evaluation, settings, chosen, threshold, data_name, data_revision)
+            if not _write(output, evaluation, settings, chosen, threshold, data_name, data_revision):
+                console.print("The report has no charts: pip install 'transformers-detr\\[evaluate]'")
             typer.echo(f"report: {output / 'report.html'}")
     except OSError as error:
         console.print(f"[red]Measured, but not written.[/] {escape(str(error))}")
@@ -235,11 +236,11 @@ def _write(
     threshold: float | None,
     data_name: str | None,
     data_revision: str | None,
-) -> None:
-    """Write the report, and the numbers as a model card takes them."""
+) -> bool:
+    """Write the report, and the numbers as a model card takes them; return whether the report has charts."""
     from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
     from transformers_detr.evaluation.published import compare_with_published
-    from transformers_detr.evaluation.report import write_report
+    from transformers_detr.evaluation.report import can_draw_charts, write_report
 
     model = str(settings.get("model", "predictions"))
     images = {image.id: image for image in chosen.images}
@@ -263,3 +264,4 @@ def _write(
     index = model_index(Path(model).name, eval_results(evaluation, evidence))
     with new_files(folder) as files:
         (files / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return can_draw_charts()

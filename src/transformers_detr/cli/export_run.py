@@ -152,7 +152,7 @@ def _about(request: Request, pictures: Sequence[Image.Image], labelled: ChosenIm
         "model": request.model,
         "transformers-detr": __version__,
         "torch": torch.__version__,
-        "fixed size": None if request.fixed_size is None else "×".join(map(str, request.fixed_size)),
+        "fixed size": "none, all sizes" if request.fixed_size is None else "×".join(map(str, request.fixed_size)),
         "compared on": f"{len(pictures)} {'given' if request.images else 'generated or labelled'} pictures of "
         f"{len(shapes)} sizes (height × width: {', '.join(sorted(shapes))})",
         "calibrated on": None if request.calibration is None else str(request.calibration),

@@ -43,7 +43,9 @@ class PredictionLog:
         folder.mkdir(parents=True, exist_ok=True)
         files = self._files()
         if files and not resume:
-            raise ValueError(f"{folder} holds predictions ({files[0].name}): resume them, or choose another folder")
+            raise ValueError(
+                f"{folder} holds predictions ({files[0].name}); go on with --resume, or name another folder"
+            )
         for path in files:
             _cut_torn_line(path)
             self._check_settings(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 from collections import Counter
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from transformers_detr.evaluation import charts
 from transformers_detr.evaluation.average_precision import AREAS, MEANINGS
 from transformers_detr.evaluation.diagnosis import (
     ImageErrors,
@@ -58,6 +58,8 @@ def write_report(
 ) -> Path:
     """Write `metrics.json`, `per_class.csv`, `confusion_matrix.csv`, `worst_images.jpg` and `report.html`.
 
+    Without matplotlib the page has no charts; `can_draw_charts` tells.
+
     Args:
         folder: Where to; made if it is missing.
         evaluation: What was measured.
@@ -90,6 +92,11 @@ def write_report(
             contact_sheet([tile.picture for tile in tiles]).save(files / "worst_images.jpg", quality=88)
         _write(files / PAGE, _page(evaluation, title, settings, threshold, comparison, classes, confusion, tiles))
     return folder / PAGE
+
+
+def can_draw_charts() -> bool:
+    """Whether matplotlib, which draws the charts of the page, is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -183,6 +190,10 @@ def _headline(evaluation: Evaluation) -> list[tuple[str, float]]:
 def _charts(
     evaluation: Evaluation, threshold: float, confusion: NDArray[np.int64], names: list[str]
 ) -> list[dict[str, str]]:
+    if not can_draw_charts():
+        return []
+    from transformers_detr.evaluation import charts
+
     right, wrong = score_histogram(evaluation.matches)
     curve = precision_recall(evaluation.matches)
     best = evaluation.best_overall

@@ -85,7 +85,7 @@ def plan_upload(source: Path, repository: str, custom_code: bool = False) -> Ite
     if not source.is_dir():
         raise PublishingError(f"{source}: there is no such folder")
     api = HfApi()
-    with _explained(repository):
+    with _explained(repository, _UNREACHABLE):
         try:
             info = api.model_info(repository)
         except RepositoryNotFoundError:
@@ -147,7 +147,7 @@ def upload(plan: Plan, private: bool = False, create_pr: bool = False) -> Commit
         for file in plan.changes
     ]
     api = HfApi()
-    with _explained(plan.repository):
+    with _explained(plan.repository, _INTERRUPTED):
         if not plan.exists:
             api.create_repo(plan.repository, private=private or None, exist_ok=True)
         return api.create_commit(
@@ -179,8 +179,8 @@ def _is_same(path: Path, known: RepoFile) -> bool:
 
 
 @contextmanager
-def _explained(repository: str) -> Iterator[None]:
-    """Turn whatever the client raises into one message that says what to do."""
+def _explained(repository: str, otherwise: str) -> Iterator[None]:
+    """Turn whatever the client raises into one message that says what to do; `otherwise`, where nothing is known."""
     try:
         yield
     except HFValidationError as error:
@@ -188,13 +188,13 @@ def _explained(repository: str) -> Iterator[None]:
     except LocalTokenNotFoundError as error:
         raise PublishingError(f"{repository}: {_REASONS[HTTPStatus.UNAUTHORIZED]}") from error
     except HfHubHTTPError as error:
-        reason = _REASONS.get(error.response.status_code, _INTERRUPTED)
+        reason = _REASONS.get(error.response.status_code, otherwise)
         raise PublishingError(f"{repository}: {reason.format(error=_first_line(error))}") from error
     except ValueError as error:  # what the Hub says about the card
         raise PublishingError(f"{repository}: {error}") from error
     except Exception as error:
         # The client's HTTP library, which is another in each of its major versions, has errors of its own.
-        raise PublishingError(f"{repository}: {_INTERRUPTED.format(error=_first_line(error))}") from error
+        raise PublishingError(f"{repository}: {otherwise.format(error=_first_line(error))}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -202,6 +202,10 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
 
 
+_UNREACHABLE = (
+    "the Hub cannot be asked what is there ({error}). Nothing was verified or sent. Run the same command again"
+    " where there is a connection"
+)
 _INTERRUPTED = (
     "the upload was interrupted ({error}). Run the same command again: it sends only what has not arrived yet, and"
     " until it is through the repository stays as it was"
