@@ -349,6 +349,20 @@ def test_compiles_without_graph_breaks_for_every_size(model, batch, exact_paddin
     torch._dynamo.reset()
 
 
+def test_compiles_once_for_pictures_alone(model):
+    """Below 40 cells of the last feature map, torch 2.14 looks at sizes to choose its convolutions for one thread."""
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=graphs)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for height, width in [(200, 256), (256, 200), (225, 301), (320, 431)]:
+            pixel_values = torch.randn(1, 3, height, width, generator=generator)
+            torch.testing.assert_close(compiled(pixel_values).logits, model(pixel_values).logits)
+    assert graphs.frame_count == 1
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("exact_padding", [False, True])
 def test_exports_with_dynamic_sizes(model, batch, exact_padding):

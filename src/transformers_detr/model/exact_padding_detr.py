@@ -55,7 +55,8 @@ class ClearPadding(TorchFunctionMode):
                 args = (self._clear(args[0], 0.0), *args[1:])
         elif func in (nn.functional.max_pool2d, torch.max_pool2d):
             pooled = func(self._clear(args[0], float("-inf")), *args[1:], **kwargs)
-            return torch.where(pooled > float("-inf"), pooled, 0.0)  # where a window saw nothing
+            lowest = torch.finfo(pooled.dtype).min  # which ONNX Runtime's pooling gives in place of -inf
+            return torch.where(pooled > lowest, pooled, 0.0)  # zero where a window saw nothing
         return func(*args, **kwargs)
 
     def _clear(self, features: Tensor, value: float) -> Tensor:
