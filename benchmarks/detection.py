@@ -5,6 +5,8 @@
 
 Cases:
     one             one PIL picture of 640x480 to boxes, with processing before and after
+    one-onnx        the same, our detector with the model exported for ONNX Runtime beside stock in PyTorch
+    one-openvino    the same with OpenVINO
     mixed           eight pictures of mixed sizes to boxes: our detector, which forms batches of similar sizes, beside
                     stock's batch, which is padded to the largest
     mixed-singly    the same eight one after the other on both sides, which is the quickest way on a CPU
@@ -22,6 +24,8 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -31,6 +35,7 @@ from PIL import Image
 from report import Disagreement, add_common_arguments, machine, print_rows, write_json
 
 import transformers_detr
+from transformers_detr.backends.layout import Backend
 from transformers_detr.turns import take_turns
 
 Sides = dict[str, Callable[[], Any]]
@@ -44,6 +49,17 @@ def one(models: Models) -> Sides:
     return {
         "ours": lambda: models.detect(models.ours, models.our_processor, pictures),
         "stock": lambda: models.detect(models.stock, models.stock_processor, pictures),
+    }
+
+
+def one_exported(models: Models, backend: Backend) -> Sides:
+    """One picture to boxes, with an exported model."""
+    picture = models.picture(640, 480)
+    detector = transformers_detr.Detector.from_pretrained(models.exported, backend=backend)
+    models.same_answers(models.our_processor(picture, return_tensors="pt"), detector.model)
+    return {
+        "ours": lambda: detector(picture, threshold=0.0),
+        "stock": lambda: models.detect(models.stock, models.stock_processor, [picture]),
     }
 
 
@@ -101,9 +117,7 @@ def training(models: Models) -> Sides:
     """One forward and backward pass with auxiliary losses; both train what the original trains."""
     pixel_values = torch.randn(2, 3, 512, 512)
     labels = [{"class_labels": torch.randint(91, (10,)), "boxes": torch.rand(10, 4) * 0.4 + 0.2} for _ in range(2)]
-    for name, parameter in models.stock.named_parameters():  # of itself, it would train stem and first stage too
-        if "backbone" in name and not any(stage in name for stage in ("layer2", "layer3", "layer4")):
-            parameter.requires_grad_(False)
+    models.train_alike()
     with torch.no_grad():  # without dropout, nor the auxiliary losses for which stock changes its predictions
         ours, stock = (float(model(pixel_values, labels=labels).loss) for model in (models.ours, models.stock))
     if not abs(ours - stock) <= LOGITS * stock:
@@ -139,18 +153,24 @@ def exact_padding(models: Models) -> Sides:
 
 CASES: dict[str, Callable[[Models], Sides]] = {
     "one": one,
+    "one-onnx": partial(one_exported, backend="onnx"),
+    "one-openvino": partial(one_exported, backend="openvino"),
     "mixed": mixed,
-    "mixed-singly": lambda models: mixed(models, singly=True),
+    "mixed-singly": partial(mixed, singly=True),
     "processor": processor,
     "loading": loading,
     "training": training,
     "exact-padding": exact_padding,
 }
+NEEDS = {"one-onnx": ("onnx", "onnxscript", "onnxruntime"), "one-openvino": ("onnx", "onnxscript", "openvino")}
 
 
 def measure(models: Models, cases: list[str], repeats: int) -> Iterator[tuple[Any, ...]]:
     """One row for each case."""
     for case in cases:
+        if missing := [name for name in NEEDS.get(case, ()) if not find_spec(name)]:
+            print(f"{case} is left out: {', '.join(missing)} not installed", file=sys.stderr)
+            continue
         sides = CASES[case](models)
         ours, other = (statistics.median(seconds) for seconds in take_turns(sides, repeats).values())
         yield case, ours, other, other / ours

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from PIL import Image
 from report import Disagreement
 
 import transformers_detr
+from transformers_detr.backends.layout import Backend
+from transformers_detr.export.folder import export_model
 
 LOGITS, BOXES = 1e-3, 1e-4  # what counts as the same answer
 MIXED_SIZES = [(640, 480), (480, 640), (640, 427), (500, 375), (612, 612), (640, 360), (426, 640), (640, 480)]
@@ -39,6 +44,21 @@ class Models:
         self.our_processor.save_pretrained(self.folder)
         self.rng = np.random.default_rng(0)
 
+    @cached_property
+    def exported(self) -> Path:
+        """A folder with our model for ONNX Runtime and, if it is installed, OpenVINO."""
+        folder = Path(self.folder, "exported")
+        folder.mkdir()
+        formats: tuple[Backend, ...] = ("onnx", "openvino") if find_spec("openvino") else ("onnx",)
+        export_model(folder, self.ours, self.our_processor, formats)
+        return folder
+
+    def train_alike(self) -> None:
+        """Have stock train what the original and ours train; of itself, it would train stem and first stage too."""
+        for name, parameter in self.stock.named_parameters():
+            if "backbone" in name and not any(stage in name for stage in ("layer2", "layer3", "layer4")):
+                parameter.requires_grad_(False)
+
     def picture(self, width: int, height: int) -> Image.Image:
         """A smooth random picture (noise would be unlike any photograph for the resizer)."""
         small = self.rng.integers(0, 255, (height // 16, width // 16, 3), dtype=np.uint8)
@@ -51,15 +71,15 @@ class Models:
         sizes = [picture.size[::-1] for picture in pictures]
         return processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
 
-    def same_answers(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Compare both models.
+    def same_answers(self, inputs: dict[str, torch.Tensor], ours: Any = None) -> None:
+        """Compare both models, or another in place of ours with stock.
 
         Raises:
             Disagreement: Logits or boxes differ.
         """
         with torch.inference_mode():
-            ours, stock = self.ours(**inputs), self.stock(**inputs)
-        logits = float((ours.logits - stock.logits).abs().max())
-        boxes = float((ours.pred_boxes - stock.pred_boxes).abs().max())
+            found, stock = (ours or self.ours)(**inputs), self.stock(**inputs)
+        logits = float((found.logits - stock.logits).abs().max())
+        boxes = float((found.pred_boxes - stock.pred_boxes).abs().max())
         if not (logits <= LOGITS and boxes <= BOXES):
             raise Disagreement(f"logits differ by {logits:.1e}, boxes by {boxes:.1e}")
