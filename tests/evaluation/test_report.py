@@ -12,13 +12,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
 from evaluation.oracles import perturbed_results, pycocotools_evaluation, random_dataset
 from transformers_detr.checkpoints import COCO_NAMES
-from transformers_detr.evaluation import report
+from transformers_detr.evaluation import charts, report
 from transformers_detr.evaluation.evaluate import evaluate_predictions
 from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality, PanopticScore
@@ -246,3 +247,10 @@ def test_without_matplotlib_the_page_has_all_but_the_charts(measured, tmp_path, 
     assert Page(plain).text.count("AP50") == Page(page).text.count("AP50") > 0
     names = ["metrics.json", "per_class.csv", "confusion_matrix.csv"]
     assert all((tmp_path / "with" / n).read_bytes() == (tmp_path / "without" / n).read_bytes() for n in names)
+
+
+def test_names_in_scripts_that_matplotlib_s_font_lacks():
+    """A warning would be an error here."""
+    svg = charts.confusion_chart(np.array([[3, 1, 0], [0, 2, 1], [1, 0, 0]]), ["椅子", "кот"])
+    assert "椅子" in svg
+    assert "кот" in svg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,8 @@ def _short(name: str, longest: int = 16) -> str:
 def svg_text(figure: Figure) -> str:
     """A figure as SVG, the same for the same numbers."""
     text = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # matplotlib's font may lack a script, but the letters are drawn by who shows the page
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
