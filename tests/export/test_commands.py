@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from sure_segmenter import sure_segmenter
 from tiny_detector import NAMES, save
 from tiny_detr import padded_batch
-from transformers_detr import Segmenter
+from transformers_detr import Detector, Segmenter
 from transformers_detr.backends.opening import open_exported
 from transformers_detr.cli import app
 from transformers_detr.evaluation.predictions import read_predictions
@@ -18,7 +18,7 @@ from transformers_detr.export.folder import export_model
 
 def run(*arguments):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     return result.output
 
 
@@ -31,6 +31,35 @@ def test_detect_finds_the_same(saved, exported, tmp_path):
     assert len(expected) > 4
     assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
     np.testing.assert_allclose([one["bbox"] for one in found], [one["bbox"] for one in expected], atol=0.01)
+
+
+def test_precision_chooses_the_file(saved, exported, labelled, tmp_path):
+    """The numbers are those of the engine that opens the 8-bit file, and not those of the other one."""
+    picture = saved[1] / "0.png"
+    choice = ("--model", exported, "--backend", "onnx", "--precision")
+    found = {}
+    for precision in ("fp32", "int8"):
+        folder = tmp_path / precision
+        run("detect", picture, "--threshold", 0, "--no-pictures", "--output", folder, *choice, precision)
+        found[precision] = [one["score"] for one in json.loads((folder / "coco_results.json").read_text())]
+        detector = Detector.from_pretrained(exported, backend="onnx", precision=precision)
+        np.testing.assert_allclose(found[precision], detector(picture, threshold=0).scores, atol=1e-5)
+    assert np.abs(np.subtract(found["fp32"], found["int8"])).max() > 1e-4
+
+    run("evaluate", "--data", labelled, "--batch-size", 1, "--output", tmp_path / "scored", *choice, "int8")
+    metrics = json.loads((tmp_path / "scored" / "metrics.json").read_text())
+    assert metrics["settings"]["precision"] == "int8"
+    scored = next(iter(read_predictions(tmp_path / "scored" / "predictions.jsonl")))
+    np.testing.assert_allclose(np.sort(scored.scores), np.sort(found["int8"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("verb", ["detect", "segment", "serve"])
+def test_precision_goes_with_a_backend(verb, saved):
+    given = [] if verb == "serve" else [str(saved[1] / "0.png")]
+    command = [verb, *given, "--model", str(saved[0]), "--precision", "int8"]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "goes with --backend; PyTorch has --dtype" in result.output
 
 
 @pytest.fixture(scope="module")

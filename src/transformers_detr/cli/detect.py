@@ -24,9 +24,11 @@ from transformers_detr.cli.picture_run import (
     Output,
     Overwrite,
     Pictures,
+    PrecisionName,
     Recursive,
     Resume,
     Revision,
+    exported_options,
     load_predictor,
     run_job,
     run_settings,
@@ -54,6 +56,7 @@ def detect(
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
+    precision: PrecisionName = None,
     revision: Revision = None,
     recursive: Recursive = False,
     stride: Annotated[
@@ -81,7 +84,7 @@ def detect(
         videos = gather_videos(inputs)
     except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
-    options = {} if backend is None else {"backend": str(backend)}
+    options = exported_options(backend, precision)
     if videos:
         from transformers_detr.cli.video_run import detect_in_videos
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, Revision
+from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
 from transformers_detr.whole_files import new_files
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def evaluate(
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
+    precision: PrecisionName = None,
     revision: Revision = None,
     data_name: Annotated[str | None, typer.Option(metavar="TEXT", help="Data set's name for the model card.")] = None,
     data_revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Its version, likewise.")] = None,
@@ -105,6 +106,7 @@ def evaluate(
         raise typer.BadParameter("a model's predictions need a folder", param_hint="--output")
     if backend is not None and check_padding:
         raise typer.BadParameter("an exported model knows one padding only", param_hint="--check-padding")
+    exported = exported_options(backend, precision)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         with console.status("Loading"):
@@ -125,8 +127,7 @@ def evaluate(
                 chosen, found, settings = run.read_run(predictions, data, split, limit)
             else:
                 folder = Path(str(output))
-                engine: Any = None if backend is None else str(backend)
-                inference = run.Inference(str(model), revision, dtype, device, size, batch_size, padding, engine)
+                inference = run.Inference(str(model), revision, dtype, device, size, batch_size, padding, **exported)
                 with console.status(f"Loading {escape(inference.model)}"):
                     detector, processor = inference.load()
                 chosen = run.choose_images(data, split, limit, run.class_names(detector))

@@ -16,7 +16,7 @@ import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr import __version__
-from transformers_detr.backends.layout import Backend
+from transformers_detr.backends.layout import Backend, Precision
 from transformers_detr.backends.opening import open_exported
 from transformers_detr.data.findings import Finding, Reporter, raise_finding
 from transformers_detr.data.opening import open_dataset
@@ -107,6 +107,7 @@ class Inference:
         batch_size: Images at once.
         padding: "exact" or "original".
         backend: What runs an exported model; None is PyTorch with the weights.
+        precision: Which of the files of the backend.
     """
 
     model: str
@@ -117,6 +118,7 @@ class Inference:
     batch_size: int
     padding: str
     backend: Backend | None = None
+    precision: Precision = "fp32"
 
     def load(self) -> tuple[Any, DetrImageProcessor]:
         """Load the detection or segmentation model and its image processor.
@@ -133,7 +135,7 @@ class Inference:
     def _open_exported(self, backend: Backend) -> tuple[Any, DetrImageProcessor]:
         if self.dtype is not None or self.padding != "exact":
             raise ValueError("an exported model has its own dtype and padding: leave out --dtype and --padding")
-        return open_exported(self.model, backend, device=self.device or "cpu", revision=self.revision)
+        return open_exported(self.model, backend, self.precision, device=self.device or "cpu", revision=self.revision)
 
     def _open(self) -> tuple[Any, DetrImageProcessor]:
         disable_progress_bar()  # for reading weights, which takes a moment
@@ -173,6 +175,7 @@ class Inference:
             "batch_size": self.batch_size,
             "padding": self.padding,
             "backend": self.backend,
+            "precision": self.precision if self.backend else None,
             "num_queries": model.config.num_queries,
             "data": chosen.dataset.name,
             "split": chosen.split,

@@ -40,6 +40,14 @@ class Backend(StrEnum):
     torch = "torch"
 
 
+class Precision(StrEnum):
+    """Which of a backend's files."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 Inputs = Annotated[
     list[str],
     typer.Argument(metavar="PHOTO|FOLDER|GLOB|URL...", help="Pictures, folders of pictures, patterns, URLs."),
@@ -68,6 +76,12 @@ BackendName = Annotated[
         metavar="|".join(Backend),
         help="Run what detr export wrote.",
         show_default="the weights in PyTorch",
+    ),
+]
+PrecisionName = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision", metavar="|".join(Precision), help="Which of the files of --backend.", show_default="fp32"
     ),
 ]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")]
@@ -161,6 +175,15 @@ def run_settings(
     """What the records of a run depend on."""
     settings = {"version": __version__, "model": model, "revision": revision, "dtype": dtype}
     return {**settings, "threshold": threshold, "batch_size": batch_size, **more}
+
+
+def exported_options(backend: Backend | None, precision: Precision | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for an exported model; none, where PyTorch runs the weights."""
+    if backend is None:
+        if precision is not None:
+            raise typer.BadParameter("goes with --backend; PyTorch has --dtype", param_hint="--precision")
+        return {}
+    return {"backend": backend.value, "precision": (precision or Precision.fp32).value}
 
 
 def load_predictor(

@@ -26,9 +26,11 @@ from transformers_detr.cli.picture_run import (
     Output,
     Overwrite,
     Pictures,
+    PrecisionName,
     Recursive,
     Resume,
     Revision,
+    exported_options,
     run_job,
     save_picture,
 )
@@ -77,6 +79,7 @@ def segment(
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
+    precision: PrecisionName = None,
     revision: Revision = None,
     recursive: Recursive = False,
     pictures: Pictures = True,
@@ -96,7 +99,7 @@ def segment(
         raise typer.BadParameter("semantic segmentation has no threshold", param_hint="--threshold")
     job = Job(
         predictor=_segmenter,
-        options={"task": task.value} | ({} if backend is None else {"backend": str(backend)}),
+        options={"task": task.value} | exported_options(backend, precision),
         found="segments",
         folders=(PANOPTIC, SEMANTIC),
         record=partial(_record, task),

@@ -10,17 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from transformers_detr.cli.picture_run import BackendName, Device, DtypeName
+from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, PrecisionName, exported_options
 
 MEGA = 1_000_000
-
-
-class PrecisionName(StrEnum):
-    """Which of a backend's files."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
 
 
 class Deployment(StrEnum):
@@ -47,9 +39,7 @@ def serve(
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
-    precision: Annotated[
-        PrecisionName, typer.Option(metavar="|".join(PrecisionName), help="Of what detr export wrote.")
-    ] = PrecisionName.fp32,
+    precision: PrecisionName = None,
     batch_size: Annotated[
         int,
         typer.Option("--batch-size", "-b", metavar="N", min=1, help="Pictures that may go through a model at once."),
@@ -116,8 +106,7 @@ def serve(
         batch_wait_seconds=batch_wait / 1000,
         answer_seconds=timeout,
     )
-    options: dict[str, str | None] = {"device": device}
-    options |= {"dtype": dtype} if backend is None else {"backend": str(backend), "precision": precision.value}
+    options = {"device": device, **(exported_options(backend, precision) or {"dtype": dtype})}
     try:
         loaders = model_loaders(names, **options)
     except ValueError as error:
