@@ -13,8 +13,8 @@ SIZES = [(200, 120), (120, 200), (160, 161), (99, 255)]
 
 @pytest.fixture(scope="session")
 def detector():
-    # The shortcut of the first stage is a kernel of one pixel, which carries on whatever padding holds.
-    trunk = NATIVE_TRUNK | {"layer_type": "bottleneck", "hidden_sizes": [32, 32, 64, 128]}
+    # The shortcut of its first stage is a kernel of one pixel, which carries on whatever padding holds.
+    trunk = NATIVE_TRUNK | {"hidden_sizes": [32, 32, 64, 128]}
     found = tiny_detector(backbone=None, backbone_config=trunk)
     randomise_norms(found.model)
     return found
