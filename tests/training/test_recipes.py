@@ -60,6 +60,6 @@ def test_wrong_recipes_are_refused(tmp_path, content, message):
 
 
 def test_a_missing_recipe_lists_those_that_there_are():
-    with pytest.raises(ValueError, match="no such file; recipes of this package are paper, scenes"):
+    with pytest.raises(ValueError, match="no such file; recipes of this package are bccd, paper, scenes"):
         read_recipe(find_recipe("mine.yaml"))
     assert find_recipe("facebook/detr-resnet-50") is None
