@@ -24,12 +24,16 @@ from transformers_detr.serving.loaders import model_loaders
 
 SLOW_TORCH = pytest.param("torch", marks=pytest.mark.slow)
 BACKENDS = ["onnx", "openvino", SLOW_TORCH]
-SLOW_FP16 = pytest.param("fp16", 0.05, marks=pytest.mark.slow)
+SLOW_FP16 = pytest.param("fp16", 0.01, marks=pytest.mark.slow)
 
 
 def largest_difference(found, expected):
     boxes = max(np.abs(a.boxes_xyxy_px - b.boxes_xyxy_px).max() for a, b in zip(found, expected, strict=True))
     return boxes, max(np.abs(a.scores - b.scores).max() for a, b in zip(found, expected, strict=True))
+
+
+def mean_difference(found, expected):
+    return np.mean([np.abs(a.scores - b.scores).mean() for a, b in zip(found, expected, strict=True)])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -86,12 +90,15 @@ def test_a_coarse_mask_of_ones_means_no_padding(exported):
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-@pytest.mark.parametrize(("precision", "largest"), [SLOW_FP16, ("int8", 0.5)])
-def test_lower_precisions_are_near_but_not_equal(backend, precision, largest, folder_with, detector, pictures):
+@pytest.mark.parametrize(("precision", "most"), [SLOW_FP16, ("int8", 0.1)])
+def test_lower_precisions_are_near_but_not_equal(backend, precision, most, folder_with, detector, pictures):
+    """In the mean: under random weights single scores tip over, and answers of another picture differ by 0.3 and more."""
     folder = folder_with(backend, precision)
     found = Detector.from_pretrained(folder, backend=backend, precision=precision)(pictures, threshold=0)
-    _, scores = largest_difference(found, detector(pictures, threshold=0))
-    assert 1e-5 < scores < largest
+    expected = detector(pictures, threshold=0)
+    assert largest_difference(found, expected)[1] > 1e-5
+    assert mean_difference(found, expected) < most
+    assert mean_difference(found, expected[1:] + expected[:1]) > 0.3
 
 
 def test_files_are_where_transformers_js_looks(exported, repository):
