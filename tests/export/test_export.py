@@ -92,7 +92,7 @@ def test_a_coarse_mask_of_ones_means_no_padding(exported):
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 @pytest.mark.parametrize(("precision", "most"), [SLOW_FP16, ("int8", 0.1)])
 def test_lower_precisions_are_near_but_not_equal(backend, precision, most, folder_with, detector, pictures):
-    """In the mean: under random weights single scores tip over, and answers of another picture differ by 0.3 and more."""
+    """In the mean: under random weights single scores tip over; those of other pictures differ by 0.3 and more."""
     folder = folder_with(backend, precision)
     found = Detector.from_pretrained(folder, backend=backend, precision=precision)(pictures, threshold=0)
     expected = detector(pictures, threshold=0)
