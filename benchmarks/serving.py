@@ -199,9 +199,10 @@ def serve_naively(model: str, port: int) -> None:
     from transformers import pipeline
 
     from transformers_detr import use_for_auto
+    from transformers_detr.bundled import bundled_folder
 
     use_for_auto()
-    find, lock = pipeline("object-detection", model=model), threading.Lock()
+    find, lock = pipeline("object-detection", model=bundled_folder(model)), threading.Lock()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
