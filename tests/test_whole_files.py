@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformers_detr.whole_files import new_files, new_folder
+from transformers_detr.whole_files import new_file, new_files, new_folder
 
 
 def test_a_folder_is_there_when_it_is_complete(tmp_path):
@@ -39,6 +39,23 @@ def test_an_interruption_leaves_nothing(tmp_path, make):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not list(tmp_path.rglob("*half*"))
+
+
+def test_a_file_takes_its_name_at_the_end(tmp_path):
+    path = tmp_path / "made" / "page.html"
+    with new_file(path) as aside:
+        aside.write_text("one")
+        assert not path.exists()
+
+    def interrupted():
+        with new_file(path) as aside:
+            aside.write_text("tw")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [entry.name for entry in path.parent.iterdir()] == ["page.html"]
+    assert path.read_text() == "one"
 
 
 def test_what_a_killed_run_left_is_not_taken_over(tmp_path):

@@ -35,6 +35,21 @@ def new_files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a file that is whole or not there: write the one given, which is renamed at the end.
+
+    A file of the same name is replaced. The folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def _emptied(partial: Path) -> Iterator[Path]:
     """A folder without what a run that was killed left there; removed in the end."""
     shutil.rmtree(partial, ignore_errors=True)

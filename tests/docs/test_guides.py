@@ -64,7 +64,7 @@ def test_options_exist(arguments):
     """The command line's own parser takes the arguments; nothing is run."""
     verb, *rest = arguments
     command = get_command(app).commands[verb]
-    command.make_context(verb, rest)
+    assert command.make_context(verb, rest).info_name == verb
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in MIGRATED.items() for name in names])

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
-from transformers_detr.whole_files import new_files
+from transformers_detr.whole_files import new_file
 
 if TYPE_CHECKING:
     from transformers_detr.cli.evaluation_run import ChosenImages
@@ -116,6 +116,7 @@ def evaluate(
             from transformers_detr.evaluation.evaluate import evaluate_predictions
             from transformers_detr.evaluation.padding_check import padding_differences
             from transformers_detr.evaluation.predictions import to_coco_results
+            from transformers_detr.evaluation.report import can_draw_charts
     except ImportError as error:
         console.print(f"[red]{escape(str(error))}.[/] Evaluation needs: pip install 'transformers-detr\\[evaluate]'")
         raise typer.Exit(1) from error
@@ -141,8 +142,8 @@ def evaluate(
             if rank:
                 return
             quality, note = run.measure_panoptic(chosen, found, folder, panoptic)
-            limit = _detection_limit(max_detections, settings)
-            evaluation = evaluate_predictions(chosen.ground_truth, found, limit, quality)
+            detection_limit = _detection_limit(max_detections, settings)
+            evaluation = evaluate_predictions(chosen.ground_truth, found, detection_limit, quality)
         except (OSError, ValueError) as error:
             console.print(f"[red]Nothing was measured.[/] {escape(str(error))}")
             raise typer.Exit(1) from error
@@ -150,11 +151,11 @@ def evaluate(
     _show(evaluation, settings, MEANINGS)
     try:
         if coco_results is not None:
-            with new_files(coco_results.parent) as files:
-                text = json.dumps(list(to_coco_results(found)))
-                (files / coco_results.name).write_text(text, encoding="utf-8")
+            with new_file(coco_results) as aside:
+                aside.write_text(json.dumps(list(to_coco_results(found))), encoding="utf-8")
         if output is not None:
-            if not _write(output, evaluation, settings, chosen, threshold, data_name, data_revision):
+            _write(output, evaluation, settings, chosen, threshold, data_name, data_revision)
+            if not can_draw_charts():
                 console.print("The report has no charts: pip install 'transformers-detr\\[evaluate]'")
             typer.echo(f"report: {output / 'report.html'}")
     except OSError as error:
@@ -237,11 +238,11 @@ def _write(
     threshold: float | None,
     data_name: str | None,
     data_revision: str | None,
-) -> bool:
-    """Write the report, and the numbers as a model card takes them; return whether the report has charts."""
+) -> None:
+    """Write the report, and the numbers as a model card takes them."""
     from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
     from transformers_detr.evaluation.published import compare_with_published
-    from transformers_detr.evaluation.report import can_draw_charts, write_report
+    from transformers_detr.evaluation.report import write_report
 
     model = str(settings.get("model", "predictions"))
     images = {image.id: image for image in chosen.images}
@@ -263,6 +264,5 @@ def _write(
         command=settings["command"],
     )
     index = model_index(Path(model).name, eval_results(evaluation, evidence))
-    with new_files(folder) as files:
-        (files / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return can_draw_charts()
+    with new_file(folder / "model_index.json") as aside:
+        aside.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from transformers_detr.cli.picture_run import (
     load_predictor,
 )
 from transformers_detr.cli.run_folder import report_failure
+from transformers_detr.whole_files import new_file
 
 if TYPE_CHECKING:
     from transformers_detr.predictor import Detector
@@ -173,9 +174,7 @@ def _draw_queries(
 
 
 def _save(picture: Any, path: Path) -> None:
-    """Write a picture aside, then give it its name, and say it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.stem}.part{path.suffix}")
-    picture.save(aside, quality=92)
-    aside.replace(path)
+    """Write a picture, and say its name."""
+    with new_file(path) as aside:
+        picture.save(aside, quality=92)
     typer.echo(str(path))

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from transformers_detr.whole_files import new_file
+
 RECORDS = "predictions.jsonl"
 SETTINGS = "run.json"
 
@@ -98,10 +100,8 @@ class RunFolder:
             Its path.
         """
         path = self.folder / name
-        aside = path.with_name(f"{name}.part")
-        with aside.open("w", encoding="utf-8", newline="") as file:
+        with new_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
             write(file)
-        aside.replace(path)
         return path
 
     def _compare_settings(self, settings: dict[str, Any]) -> None:

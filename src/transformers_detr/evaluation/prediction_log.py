@@ -14,6 +14,7 @@ import torch.distributed
 
 from transformers_detr.evaluation.distributed import process_number, wait_for_all
 from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions, to_json
+from transformers_detr.whole_files import new_file
 
 COMPLETE = "predictions.jsonl"
 """Name of the file that holds the predictions for all images."""
@@ -83,11 +84,9 @@ class PredictionLog:
         missing = [image_id for image_id in image_ids if image_id not in line_of]
         if missing:
             raise ValueError(f"{self.path.parent}: no prediction for {len(missing)} images, such as {missing[0]}")
-        whole = self.path.with_suffix(".tmp")
-        with whole.open("w", encoding="utf-8") as file:
+        with new_file(self.path) as aside, aside.open("w", encoding="utf-8") as file:
             file.write(json.dumps({"settings": self._settings}) + "\n")
             file.writelines(line_of[image_id] for image_id in image_ids)
-        whole.replace(self.path)
         for path in self._files():
             if path != self.path:
                 path.unlink()

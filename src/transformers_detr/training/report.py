@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from transformers_detr.pages.rendering import jpeg_url, render_page, svg_url
 from transformers_detr.training.curves import Log, curves, logged
+from transformers_detr.whole_files import new_file
 
 PAGE = "training.html"
 
@@ -79,7 +80,6 @@ def write_training_page(
     ]
     evaluations, columns = _evaluations(log)
     page = folder / PAGE
-    aside = page.with_suffix(".html.part")
     text = render_page(
         Path(__file__).parent,
         "report.html.jinja",
@@ -93,8 +93,8 @@ def write_training_page(
         preview=preview,
         settings=settings,
     )
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(page)
+    with new_file(page) as aside:
+        aside.write_text(text, encoding="utf-8")
     return page
 
 
