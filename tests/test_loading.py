@@ -119,7 +119,7 @@ def test_truncated_torch_file_is_named(folder):
 def test_page_saved_as_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_text("<html>not found</html>")
-    refused(folder, str(folder))
+    refused(folder, r"pytorch_model\.bin: this is no file of PyTorch, but perhaps a saved web page")
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])

@@ -59,6 +59,7 @@ _EXPORTED = ("onnx", "openvino", "torch")
 """Folders of exported graphs; those of `backends.layout`, which stands above this file."""
 
 _LFS_POINTER = b"version https://git-lfs"
+_PICKLE = b"\x80"
 _MANY = 3
 
 
@@ -183,7 +184,7 @@ def check_weight_file(path: Path) -> None:
         path: A `.safetensors` file, or a PyTorch file of any ending.
 
     Raises:
-        LoadingError: The file is empty, a Git LFS pointer, or cut short.
+        LoadingError: The file is empty, a Git LFS pointer, cut short, or something else altogether.
     """
     with path.open("rb") as file:
         head = file.read(len(_LFS_POINTER))
@@ -200,8 +201,11 @@ def check_weight_file(path: Path) -> None:
                 pass
         except SafetensorError as error:
             raise LoadingError(f"{path}: the file is cut short or damaged ({error}); get it again") from error
-    elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise LoadingError(f"{path}: the file is cut short; get it again")
+    elif head.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):
+            raise LoadingError(f"{path}: the file is cut short; get it again")
+    elif not head.startswith(_PICKLE):
+        raise LoadingError(f"{path}: this is no file of PyTorch, but perhaps a saved web page; get it again")
 
 
 def is_path(name: str) -> bool:
@@ -293,7 +297,9 @@ def _explain(name: str, revision: str | None, error: Exception) -> str:
             return f"{name}: {message.format(name=name, revision=revision)}"
     for cause in _causes(error):
         if isinstance(cause, SafetensorError | UnpicklingError):
-            return f"{name}: {_DAMAGED.format(name=name, error=cause)}"
+            # Of what cannot be unpickled, torch says how to run its code all the same.
+            reason = cause if isinstance(cause, SafetensorError) else "it holds something else than tensors"
+            return f"{name}: {_DAMAGED.format(name=name, error=reason)}"
         if type(cause).__module__.partition(".")[0].startswith("httpx"):  # another library in each major version
             return f"{name}: {_INTERRUPTED.format(error=cause)}"
     return f"{name}: {error}"

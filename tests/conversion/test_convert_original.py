@@ -186,7 +186,7 @@ def bad_files(folder, weights):
     torch.save({"model": weights}, old, _use_new_zipfile_serialization=False)
     contents = {
         "truncated": (whole.read_bytes()[:-1000], "cut short"),
-        "truncated-old": (old.read_bytes()[:-1000], "cannot be read"),
+        "truncated-old": (old.read_bytes()[:-1000], "this is no file of PyTorch, but perhaps a saved web page"),
         "beginning-only": (whole.read_bytes()[:100], "cut short"),
         "empty": (b"", "empty"),
         "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),

@@ -149,7 +149,16 @@ def test_a_pointer_in_place_of_weights(hub, folder, shared_path):
     pointer: Path = shared_path("data", "hub_configs", "detrstreamlit_model.safetensors")
     shutil.copy(pointer, folder / "model.safetensors")
     hub.server.add(NAME, folder)
-    assert hub.call(load, NAME).startswith(f"{NAME}: ")
+    assert hub.call(load, NAME).startswith(f"{NAME}: a downloaded file is damaged (")
+
+
+def test_a_page_in_place_of_weights(hub, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text("<html>not found</html>")
+    hub.server.add(NAME, folder)
+    message = hub.call(load, NAME)
+    assert message.startswith(f"{NAME}: a downloaded file is damaged (it holds something else than tensors)")
+    assert "weights_only" not in message
 
 
 def test_a_server_that_is_not_there(hub, folder):
