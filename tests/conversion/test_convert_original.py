@@ -186,12 +186,12 @@ def bad_files(folder, weights):
     torch.save({"model": weights}, old, _use_new_zipfile_serialization=False)
     contents = {
         "truncated": (whole.read_bytes()[:-1000], "cut short"),
-        "truncated-old": (old.read_bytes()[:-1000], "this is no file of PyTorch, but perhaps a saved web page"),
+        "truncated-old": (old.read_bytes()[:-1000], "cannot be read"),
         "beginning-only": (whole.read_bytes()[:100], "cut short"),
         "empty": (b"", "empty"),
         "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
         "page": (b"\n<!DOCTYPE html><html></html>", "web page"),
-        "text": (b"hello", "cannot be read"),
+        "text": (b"hello", "this is no file of PyTorch, but perhaps a saved web page"),
     }
     for name, (content, message) in contents.items():
         (folder / f"{name}.pth").write_bytes(content)
