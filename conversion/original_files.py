@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transformers_detr.checkpoints import Checkpoint
 from transformers_detr.loading import LoadingError, check_weight_file
+from transformers_detr.whole_files import new_file
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -88,14 +89,9 @@ def read(path: Path) -> dict[str, Tensor]:
         ConversionError: If this is not such a file.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(64).lstrip().startswith(b"<"):
-                raise ConversionError(f"{path}: this is a web page, not a checkpoint; download the file itself")
         check_weight_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # the original stores its arguments so
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except ConversionError:
-        raise
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ConversionError(f"{path}: there is no such file") from error
     except LoadingError as error:
@@ -108,12 +104,9 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def write(weights: dict[str, Tensor], path: Path) -> None:
     """Write weights as an original checkpoint file: a dictionary with the weights under "model"."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    # By a handle: given a path, torch would write the name of this temporary file into the archive.
-    with aside.open("wb") as file:
+    # By a handle: given a path, torch would write the name of the temporary file into the archive.
+    with new_file(path) as aside, aside.open("wb") as file:
         torch.save({"model": weights}, file)
-    aside.replace(path)
 
 
 def _reason(error: Exception) -> str:
