@@ -37,7 +37,8 @@ def start(tmp_path):
 
 
 def train(folder, name, *options):
-    settings = ("--epochs", 1, "--set", "use_cpu=true", "--workers", 0, *options)
+    on_cpu = ("--set", "use_cpu=true") if torch.accelerator.is_available() else ()  # elsewhere it goes without saying
+    settings = ("--epochs", 1, *on_cpu, "--workers", 0, *options)
     places = ("--data", folder / "data", "--model", folder / "start", "--output", folder / name)
     return detr(2, "train", *places, *settings).stderr
 
@@ -48,6 +49,7 @@ def test_two_processes_train_and_evaluate_by_the_command(start, tmp_path):
     data, model = ("--data", start / "data"), start / "trained"
     told = train(start, "trained")
     assert told.count("Try it:") == 1
+    assert [path.name for path in model.glob("checkpoint-*")] == ["checkpoint-2"]  # three batches: one process takes 3
     for processes in (1, 2):
         detr(processes, "evaluate", *data, "--model", model, "--output", tmp_path / str(processes))
     one, two = (tmp_path / name / "predictions.jsonl" for name in "12")

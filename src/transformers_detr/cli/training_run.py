@@ -120,8 +120,6 @@ def arguments(
             raise ValueError(f"--set {setting}: TrainingArguments has no field {name!r}")
         values[name] = yaml.safe_load(value)
     values.setdefault("logging_steps", min(max(images // values["per_device_train_batch_size"], 1), LOGGING_STEPS))
-    if values.get("bf16") and not torch.accelerator.is_available():
-        values.setdefault("use_cpu", True)  # transformers wants to be told
     return values | {"output_dir": str(output), "disable_tqdm": True}
 
 

@@ -52,17 +52,19 @@ class ClearPadding(TorchFunctionMode):
         if func is torch.conv2d:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             if max(weight.shape[-2:]) > 1:
-                args = (self._clear(args[0], 0.0), *args[1:])
+                args = (args[0] * self._real(args[0]).to(args[0].dtype), *args[1:])
         elif func in (nn.functional.max_pool2d, torch.max_pool2d):
-            pooled = func(self._clear(args[0], float("-inf")), *args[1:], **kwargs)
-            lowest = torch.finfo(pooled.dtype).min  # which ONNX Runtime's pooling gives in place of -inf
-            return torch.where(pooled > lowest, pooled, 0.0)  # zero where a window saw nothing
+            lowest = torch.finfo(args[0].dtype).min  # and not -inf, which times zero would be no number
+            limit = torch.where(self._real(args[0]), float("inf"), lowest).to(args[0].dtype)
+            pooled = func(torch.minimum(args[0], limit), *args[1:], **kwargs)
+            return pooled * (pooled > lowest).to(pooled.dtype)  # zero where a window saw nothing
         return func(*args, **kwargs)
 
-    def _clear(self, features: Tensor, value: float) -> Tensor:
+    def _real(self, features: Tensor) -> Tensor:
+        """Which cells of features `(B, channels, h, w)` show the image, `(B, 1, h, w)`."""
         level = self.level_of(features) if self.plan is None else self.plan.calls[len(self.calls)]
         self.calls.append(level)
-        return torch.where(self.masks[level], features, value)  # which, unlike filling, keeps channels last
+        return self.masks[level]
 
     def level_of(self, features: Tensor) -> int:
         """The level whose size features `(B, channels, h, w)` have.

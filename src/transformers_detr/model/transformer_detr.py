@@ -65,10 +65,10 @@ def eager_attention(
     """
     scores = (query * scaling) @ key.transpose(-1, -2)
     if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-        else:
-            scores = scores + attention_mask
+        if attention_mask.dtype == torch.bool:  # as numbers to add, half the lowest so that no sum is infinite
+            lowest = torch.finfo(scores.dtype).min / 2
+            attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, lowest)
+        scores = scores + attention_mask
     maps = scores.softmax(-1)
     result = nn.functional.dropout(maps, dropout, module.training) @ value
     return result.transpose(1, 2), maps

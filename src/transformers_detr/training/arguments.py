@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 import transformers
 
 from transformers_detr.training.augmentation import PRESETS
@@ -81,4 +82,6 @@ class TrainingArguments(transformers.TrainingArguments):
             raise ValueError(f"tokens_first must be in [0, 1), got {self.tokens_first}")
         if self.tokens_first and not self.token_weight:
             raise ValueError("tokens_first needs a token_weight above 0: tokens do not learn without one")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # untold, processes would not find each other, and bfloat16 would be refused
         super().__post_init__()
