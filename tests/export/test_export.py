@@ -17,7 +17,7 @@ from transformers_detr.backends.layout import exported_files, model_file
 from transformers_detr.backends.opening import open_exported
 from transformers_detr.cli import app
 from transformers_detr.export.folder import export_model
-from transformers_detr.export.parity import compare
+from transformers_detr.export.parity import Yardstick, conditions, difference
 from transformers_detr.export.report import Compared
 from transformers_detr.loading import LoadingError
 from transformers_detr.serving.loaders import model_loaders
@@ -154,8 +154,8 @@ def test_the_report_tells_what_was_compared(command, exported):
 
 
 def test_another_model_breaks_the_tolerance(exported, detector, pictures):
-    other = tiny_detector().model
-    differences = compare(other, open_exported(exported, "onnx")[0], detector.image_processor, pictures)
+    other, (onnx, _) = Yardstick(tiny_detector().model), open_exported(exported, "onnx")
+    differences = [difference(other, onnx, view) for view in conditions(detector.image_processor, pictures)]
     assert len(Compared("onnx", "fp32", 1.0, differences).broken) == 3
     assert not Compared("onnx", "int8", 1.0, differences).broken
 

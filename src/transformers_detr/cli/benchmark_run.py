@@ -21,7 +21,7 @@ from transformers_detr.cli.inputs import gather_sources
 from transformers_detr.data.scenes import make_scene
 from transformers_detr.export.folder import export_model
 from transformers_detr.export.onnx_files import Feed
-from transformers_detr.export.parity import Difference, difference
+from transformers_detr.export.parity import Condition, Difference, Yardstick, difference
 from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.images_detr import load_image
@@ -108,10 +108,11 @@ def run(
             notify(f"loading {backend} {precision}")
             name = f"{backend} {precision}"
             _try(name, partial(_open, folder, backend, precision), models, failed)
-        differences = {}
+        differences, yardstick = {}, Yardstick(model)
+        alone = Condition("alone", [[image] for image in pixels], sizes)
         for name, option in models.items():
             notify(f"comparing {name}")
-            differences[name] = difference(model, option, "alone", [[image] for image in pixels], sizes)
+            differences[name] = difference(yardstick, option, alone)
         notify("timing")
         seconds = take_turns({name: _job(option, pixels) for name, option in models.items()}, repeats)
     measured = [

@@ -24,7 +24,7 @@ from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.inference import plan_batches, predict
 from transformers_detr.export.folder import export_model
 from transformers_detr.export.onnx_files import Feed
-from transformers_detr.export.parity import compare
+from transformers_detr.export.parity import Yardstick, conditions, difference
 from transformers_detr.export.report import REPORT_TABLE, Compared, summary_rows, write_report
 from transformers_detr.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -78,12 +78,14 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         feeds = partial(_feeds, request, processor) if request.calibration else None
         export_model(folder, model, processor, request.formats, request.precisions, request.fixed_size, feeds, notify)
         exported_processor = DetrImageProcessor.from_pretrained(folder)
+        views = conditions(exported_processor, pictures, request.fixed_size)
+        yardstick = Yardstick(model)
         compared = []
         for (backend, precision), path in exported_files(folder).items():
             notify(f"comparing {backend} {precision} with PyTorch")
             exported, _ = open_exported(folder, backend, precision)
             megabytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
-            differences = compare(model, exported, exported_processor, pictures)
+            differences = [difference(yardstick, exported, view) for view in views]
             ap = _average_precision(exported, exported_processor, labelled)
             compared.append(Compared(backend, precision, megabytes, differences, ap))
         torch_ap = _average_precision(model, exported_processor, labelled)

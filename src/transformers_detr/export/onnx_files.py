@@ -27,7 +27,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 Feed = dict[str, NDArray[np.generic]]
 """One batch by the names of the inputs."""
 
-_TRUNK_OPERATIONS = ("Conv", "MaxPool", "Add", "Where")
+_TRUNK_OPERATIONS = ("Conv", "MaxPool", "Add", "Mul")
 """What is calibrated in the trunk; of the encoder, which needs its sums and norms in float32, only matrix products."""
 
 

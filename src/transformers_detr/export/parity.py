@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
 
@@ -56,29 +55,64 @@ class Difference:
         return self.box_px <= BOX_TOLERANCE_PX and self.score <= SCORE_TOLERANCE
 
 
-def compare(
-    reference: Any, exported: ExportedModel, processor: Any, pictures: Sequence[Image.Image]
-) -> list[Difference]:
-    """Compare on pictures alone, in padded batches, and at sizes that divide badly.
+@dataclass(frozen=True)
+class Condition:
+    """Images under which models are compared.
+
+    Attributes:
+        name: What it is called.
+        batches: Images as the models take them, `(3, H, W)` each.
+        sizes: (height, width) of each image's picture, in which boxes are measured.
+    """
+
+    name: str
+    batches: Sequence[Sequence[Tensor]]
+    sizes: Sequence[tuple[int, int]]
+
+
+class Yardstick:
+    """A PyTorch model and what it says of each image alone, found once however many exports are held to it.
 
     Args:
-        reference: The PyTorch model, in evaluation mode, on the CPU, in float32.
-        exported: What was made of it.
+        model: In evaluation mode, on the CPU, in float32.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self._answers: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}  # by the image's id, and so with the image
+
+    def alone(self, image: Tensor) -> dict[str, Tensor]:
+        """What it says of an image `(3, H, W)`, by name."""
+        if id(image) not in self._answers:
+            self._answers[id(image)] = image, _run(self.model, [image])[0]
+        return self._answers[id(image)][1]
+
+    def in_batch(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """What it says of each image of a batch."""
+        return _run(self.model, images)
+
+
+def conditions(
+    processor: Any, pictures: Sequence[Image.Image], fixed_size: tuple[int, int] | None = None
+) -> list[Condition]:
+    """Pictures alone, in padded batches, and at sizes that divide badly.
+
+    Args:
         processor: The image processor of the exported folder.
         pictures: RGB pictures, at least one; batches pad only those whose sizes differ.
+        fixed_size: The only (height, width) that the exported graphs take, if they do; odd sizes beyond are left out.
     """
     pixels = [_pixels(processor, picture) for picture in pictures]
     sizes = [(picture.height, picture.width) for picture in pictures]
-    limit = exported.engine.fixed_size or max(_ODD_SIZES)
+    limit = fixed_size or max(_ODD_SIZES)
     odd_sizes = [size for size in _ODD_SIZES if size[0] <= limit[0] and size[1] <= limit[1]]
     odd = [_pixels(processor, pictures[0].resize(size[::-1]), do_resize=False) for size in odd_sizes]
-    batches = [list(range(first, min(first + _BATCH, len(pixels)))) for first in range(0, len(pixels), _BATCH)]
-    conditions: list[tuple[str, list[list[Tensor]], list[tuple[int, int]]]] = [
-        ("alone", [[image] for image in pixels], sizes),
-        ("in a batch", [[pixels[index] for index in batch] for batch in batches], sizes),
-        ("odd sizes", [[image] for image in odd], odd_sizes),
+    found = [
+        Condition("alone", [[image] for image in pixels], sizes),
+        Condition("in a batch", [pixels[first : first + _BATCH] for first in range(0, len(pixels), _BATCH)], sizes),
+        Condition("odd sizes", [[image] for image in odd], odd_sizes),
     ]
-    return [difference(reference, exported, *condition) for condition in conditions if condition[1]]
+    return [condition for condition in found if condition.batches]
 
 
 def _pixels(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
@@ -86,31 +120,17 @@ def _pixels(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
     return result
 
 
-def difference(
-    reference: Any,
-    other: Any,
-    condition: str,
-    batches: Sequence[Sequence[Tensor]],
-    sizes: Sequence[tuple[int, int]],
-) -> Difference:
-    """Compare two models on batches of images.
-
-    Args:
-        reference: The PyTorch model.
-        other: One that is called the same way.
-        condition: What this comparison is called.
-        batches: Images as the models take them, `(3, H, W)` each.
-        sizes: (height, width) of each image's picture, in which boxes are measured.
-    """
+def difference(yardstick: Yardstick, other: Any, condition: Condition) -> Difference:
+    """Compare a model, called as PyTorch's is, with the yardstick."""
     wanted, found = [], []
-    for batch in batches:
-        together = other.supports_exact_padding or len(batch) == 1
-        wanted += [one for image in batch for one in _run(reference, [image])] if together else _run(reference, batch)
+    for batch in condition.batches:
+        together = len(batch) > 1 and not other.supports_exact_padding
+        wanted += yardstick.in_batch(batch) if together else [yardstick.alone(image) for image in batch]
         found += _run(other, batch)
     boxes, scores, masks = [], [], []
     confident = changed = 0
     confident_boxes = [0.0]
-    for size, want, got in zip(sizes, wanted, found, strict=True):
+    for size, want, got in zip(condition.sizes, wanted, found, strict=True):
         distance = (_boxes_px(got, size) - _boxes_px(want, size)).abs().amax(-1)  # (Q,)
         before, after = want["logits"].softmax(-1), got["logits"].softmax(-1)
         sure = before[:, :-1].amax(-1) > CONFIDENT
@@ -125,7 +145,7 @@ def difference(
                 ((got["pred_masks"][:, :height, :width] > 0) != (want["pred_masks"] > 0)).float().mean().item()
             )
     return Difference(
-        condition,
+        condition.name,
         len(wanted),
         max(boxes),
         max(scores),
