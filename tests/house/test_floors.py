@@ -17,8 +17,9 @@ CONVERSION = PACKAGE.parent.parent / "conversion"
 # all that is in it. Parts on one floor do not know each other.
 FLOORS = [
     # The Hub set
-    "pointwise",
+    "onednn",
     "boxes coco_masks configuration exact_padding images initial_values norms resizing sizes targets",
+    "residual",
     "annotations backbone batching matcher positions postprocessing segmentation segments settings transformer",
     "loss image_processing outputs pretrained",
     "modeling",

@@ -39,7 +39,8 @@ from .transformer_detr import Attended, DetrDecoder, DetrDecoderLayer, DetrEncod
 from .boxes_detr import box_area  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
 from .norms_detr import fold_batch_norms  # noqa: F401
-from .pointwise_detr import DetrLinear  # noqa: F401
+from .onednn_detr import DetrLinear  # noqa: F401
+from .residual_detr import DetrResidualBlock  # noqa: F401
 
 
 class DetrBackbone(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import initialization as init
 
-from .pointwise_detr import convolve_pixels, goes_to_onednn
+from .onednn_detr import convolve_pixels, goes_to_onednn
 
 
 class DetrFrozenBatchNorm2d(nn.Module):
@@ -108,14 +108,21 @@ class DetrNormedConv2d(nn.Conv2d):
         object.__setattr__(self, "parent", parent)  # not a submodule: it is the other way round
         self.norm_name = norm_name
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether the norm behind leaves its work to this layer."""
+        return bool(getattr(getattr(self.parent, self.norm_name), "folded", False))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias with the norm in them."""
+        scale, shift = getattr(self.parent, self.norm_name).scale_and_shift()
+        return self.weight * scale[:, None, None, None], shift if self.bias is None else shift + self.bias * scale
+
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `(B, channels, h, w)` and normalise."""
-        norm = getattr(self.parent, self.norm_name)
-        if not getattr(norm, "folded", False):
+        if not self.is_folded:
             return super().forward(input)
-        scale, shift = norm.scale_and_shift()
-        bias = shift if self.bias is None else shift + self.bias * scale
-        weight = self.weight * scale[:, None, None, None]
+        weight, bias = self.folded()
         if self.kernel_size == (1, 1) and self.padding == (0, 0) and goes_to_onednn(input):
             return convolve_pixels(input, weight, bias, self.stride, self.groups)
         return self._conv_forward(input, weight, bias)

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .initial_values_detr import torch_default_bias, xavier
-from .pointwise_detr import DetrLinear
+from .onednn_detr import DetrLinear
 
 
 class Attended(NamedTuple):

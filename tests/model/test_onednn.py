@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from transformers_detr.model import pointwise_detr
-from transformers_detr.model.pointwise_detr import DetrLinear, convolve_pixels, goes_to_onednn
+from transformers_detr.model import onednn_detr
+from transformers_detr.model.onednn_detr import DetrLinear, convolve_pixels, goes_to_onednn
 
 TOKENS = (2, 120, 96)  # 23,040 numbers
 
@@ -28,7 +28,7 @@ def calls(monkeypatch):
         seen.append(args[0].shape)
         return convolve_pixels(*args, **kwargs)
 
-    monkeypatch.setattr(pointwise_detr, "convolve_pixels", counted)
+    monkeypatch.setattr(onednn_detr, "convolve_pixels", counted)
     return seen
 
 

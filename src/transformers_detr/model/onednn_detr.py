@@ -1,0 +1,86 @@
+"""What oneDNN does better on the CPU, and torch does not ask it for.
+
+Linear layers and convolutions of one pixel: for matrix products in float32 torch calls MKL, which uses half of what
+AMD's processors can do; convolutions go to oneDNN, which uses all of it. A linear layer over tokens is a convolution of
+one pixel; and a convolution of one pixel that is called dilated, which changes nothing where there is nothing to
+spread, always goes to oneDNN.
+
+Convolution, addition and activation in one pass over memory: torch keeps the operators for its compiler. They have no
+public name and no gradients; where they are missing they are not used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
+
+SMALLEST = 20481
+"""Numbers in the input from which on torch gives convolutions of a single image to oneDNN."""
+
+
+def goes_to_onednn(features: Tensor) -> bool:
+    """Whether a dilated convolution of one pixel over these features is the quicker way.
+
+    Never in graphs: compilers choose for themselves, and exported graphs shall hold linear layers.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    fits = features.device.type == "cpu" and features.dtype == torch.float32 and features.numel() >= SMALLEST
+    return fits and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and _onednn_is_on()
+
+
+def convolve_pixels(
+    features: Tensor, weight: Tensor, bias: Tensor | None, stride: int | tuple[int, ...] = 1, groups: int = 1
+) -> Tensor:
+    """Convolve `(B, channels, h, w)` with kernels of one pixel `(outputs, channels / groups, 1, 1)`, by oneDNN."""
+    return nn.functional.conv2d(features, weight, bias, stride, 0, dilation=2, groups=groups)
+
+
+def goes_in_one_pass(features: Tensor, weight: Tensor) -> bool:
+    """Whether `convolve_relu` is there and right for these: float32 on the CPU, and no gradient is wanted."""
+    learns = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
+    return (
+        not learns
+        and goes_to_onednn(features)
+        and not torch.is_autocast_enabled("cpu")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def convolve_relu(
+    features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d, shortcut: Tensor | None = None
+) -> Tensor:
+    """ReLU of a convolution, to which a shortcut may be added before.
+
+    Args:
+        features: `(B, channels, h, w)`.
+        weight: Used in place of the layer's own.
+        bias: Likewise, `(outputs,)`.
+        layer: Tells stride, padding, dilation and groups; padding is with zeros.
+        shortcut: Of the form of the result, or None. It is left as it is.
+    """
+    if has_torch_function((features,)):  # so that exact padding sees this function
+        return handle_torch_function(convolve_relu, (features,), features, weight, bias, layer, shortcut)
+    places = (layer.padding, layer.stride, layer.dilation, layer.groups)
+    if shortcut is None:
+        return torch.ops.mkldnn._convolution_pointwise(features, weight, bias, *places, "relu", [], "")
+    return torch.ops.mkldnn._convolution_pointwise.binary(
+        features, shortcut, weight, bias, *places, "add", 1.0, "relu", [], ""
+    )
+
+
+def _onednn_is_on() -> bool:
+    return bool(torch.backends.mkldnn.enabled)
+
+
+class DetrLinear(nn.Linear):
+    """A linear layer over tokens."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Tokens `(B, tokens, inputs)` to `(B, tokens, outputs)`; other shapes as any linear layer."""
+        plain = type(self.weight) is nn.Parameter  # not one of the quantised kinds
+        if input.dim() != 3 or not plain or not goes_to_onednn(input):
+            return super().forward(input)
+        pixels = input[:, None].permute(0, 3, 1, 2)  # (B, inputs, 1, tokens), channels last
+        return convolve_pixels(pixels, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)[:, 0]
