@@ -12,7 +12,7 @@ from torch import nn
 from tiny_detr import randomise_norms
 from transformers_detr.model import onednn_detr, residual_detr
 from transformers_detr.model.norms_detr import fold_batch_norms, freeze_batch_norms
-from transformers_detr.model.onednn_detr import convolve_relu, goes_in_one_pass
+from transformers_detr.model.onednn_detr import convolve_add_relu, convolve_relu, goes_in_one_pass
 from transformers_detr.model.residual_detr import DetrResidualBlock, is_plain, replace_blocks
 
 needs_onednn = pytest.mark.skipif(
@@ -22,14 +22,18 @@ needs_onednn = pytest.mark.skipif(
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Shapes of what went in one pass, and whether a shortcut was added."""
+    """Channels of what went in one pass, and whether something was added."""
     seen = []
 
-    def counted(features, weight, bias, layer, shortcut=None):
-        seen.append((features.shape[1], shortcut is not None))
-        return convolve_relu(features, weight, bias, layer, shortcut)
+    def counted(function, added):
+        def call(features, *others):
+            seen.append((features.shape[1], added))
+            return function(features, *others)
 
-    monkeypatch.setattr(residual_detr, "convolve_relu", counted)
+        return call
+
+    monkeypatch.setattr(residual_detr, "convolve_relu", counted(convolve_relu, False))
+    monkeypatch.setattr(residual_detr, "convolve_add_relu", counted(convolve_add_relu, True))
     return seen
 
 
@@ -84,22 +88,23 @@ def test_frozen_blocks_go_in_one_pass_in_training(calls):
     for name, parameter in ours.named_parameters():
         parameter.requires_grad_(not name.startswith(("conv1", "layer1")))
     ours(images())[-1].sum().backward()
-    assert calls == [(64, False), (64, True)] * 2
+    assert calls == [(64, False), (64, False), (64, True)]  # the first block's input is the stem's
     assert ours.layer2[0].conv1.weight.grad is not None
 
 
 @needs_onednn
+@pytest.mark.parametrize("watched", ["", "1", "2", "1.conv1", "1.act3", "0.downsample.1"])
 @torch.no_grad()
-def test_hooks_are_heeded(calls):
-    timms, ours = trunks("resnet18")
+def test_what_hooks_see_stays_as_it_is(watched, calls):
+    timms, ours = trunks("resnet50")
     seen = []
     for trunk in (timms, ours):
-        for layer in (trunk.layer1[0].conv1, trunk.layer1[0].act2):
-            layer.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+        layer = trunk.layer1.get_submodule(watched) if watched else trunk.layer1
+        layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
         trunk(images())
-    assert torch.equal(seen[0], seen[2])
-    assert torch.allclose(seen[1], seen[3], rtol=1e-5, atol=1e-5)
-    assert (64, True) in calls  # of the block without hooks
+    for theirs, mine in zip(*seen, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+    assert (64, True) in calls  # of other blocks
 
 
 @needs_onednn

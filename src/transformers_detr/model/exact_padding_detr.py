@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .onednn_detr import convolve_relu
+from .onednn_detr import convolve_add_relu, convolve_relu
 
 
 class ExactPlan(NamedTuple):
@@ -51,7 +51,7 @@ class ClearPadding(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Clear the padded area of the input of spatial functions."""
         kwargs = kwargs or {}
-        if func in (torch.conv2d, convolve_relu):
+        if func in (torch.conv2d, convolve_relu, convolve_add_relu):
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             if max(weight.shape[-2:]) > 1:
                 args = (args[0] * self._real(args[0]).to(args[0].dtype), *args[1:])

@@ -11,6 +11,8 @@ public name and no gradients; where they are missing they are not used.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
@@ -48,26 +50,31 @@ def goes_in_one_pass(features: Tensor, weight: Tensor) -> bool:
     )
 
 
-def convolve_relu(
-    features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d, shortcut: Tensor | None = None
-) -> Tensor:
-    """ReLU of a convolution, to which a shortcut may be added before.
+def convolve_relu(features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d) -> Tensor:
+    """ReLU of a convolution.
 
     Args:
         features: `(B, channels, h, w)`.
         weight: Used in place of the layer's own.
         bias: Likewise, `(outputs,)`.
         layer: Tells stride, padding, dilation and groups; padding is with zeros.
-        shortcut: Of the form of the result, or None. It is left as it is.
     """
     if has_torch_function((features,)):  # so that exact padding sees this function
-        return handle_torch_function(convolve_relu, (features,), features, weight, bias, layer, shortcut)
-    places = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    if shortcut is None:
-        return torch.ops.mkldnn._convolution_pointwise(features, weight, bias, *places, "relu", [], "")
-    return torch.ops.mkldnn._convolution_pointwise.binary(
-        features, shortcut, weight, bias, *places, "add", 1.0, "relu", [], ""
+        return handle_torch_function(convolve_relu, (features,), features, weight, bias, layer)
+    return torch.ops.mkldnn._convolution_pointwise(features, weight, bias, *_places(layer), "relu", [], "")
+
+
+def convolve_add_relu(features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d, total: Tensor) -> Tensor:
+    """ReLU of the sum of a convolution and `total`, which is overwritten with it; otherwise as `convolve_relu`."""
+    if has_torch_function((features,)):
+        return handle_torch_function(convolve_add_relu, (features,), features, weight, bias, layer, total)
+    return torch.ops.mkldnn._convolution_pointwise_.binary(
+        total, features, weight, bias, *_places(layer), "add", 1.0, "relu", [], ""
     )
+
+
+def _places(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.padding, layer.stride, layer.dilation, layer.groups
 
 
 def _onednn_is_on() -> bool:
