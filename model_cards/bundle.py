@@ -2,6 +2,8 @@
 
 detr scenes --images 500 --seed 3 --output scenes/held
 python model_cards/bundle.py runs/scenes runs/scenes-larger --minutes 75 120 --held-out scenes/held --machine "…"
+
+With --go-on the first training began with the model in the box, and the card keeps the stages that led to it.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ def score(held_out: Path) -> dict[str, Any]:
     return metrics
 
 
-def course(run: Path, minutes: int) -> dict[str, Any]:
-    """What a training, finished or at one of its checkpoints, noted of itself."""
+def course(run: Path, minutes: int, machine: str, processes: int) -> dict[str, Any]:
+    """What a training, finished or at one of its checkpoints, noted of itself; and what it did not."""
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
     recipe_file = next(path for path in (run / RECIPE, run.parent / RECIPE) if path.is_file())
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
@@ -73,9 +75,10 @@ def course(run: Path, minutes: int) -> dict[str, Any]:
     return {
         "recipe": (run if (run / RECIPE).is_file() else run.parent).name,
         "minutes": minutes,
+        "machine": machine,
         "shortest_edge": recipe["processor"]["size"]["shortest_edge"],
         "steps": state["global_step"],
-        "batch_size": settings["per_device_train_batch_size"],
+        "batch_size": settings["per_device_train_batch_size"] * processes,
         "planned_steps": state["max_steps"],
         "tokens_until": round(settings.get("tokens_first", 0) * state["max_steps"]),
         "curve": curve,
@@ -93,16 +96,19 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=int, nargs="+", required=True, help="how long each took, for the card")
     parser.add_argument("--held-out", type=Path, required=True, help="scenes that took no part in training")
-    parser.add_argument("--machine", required=True, help="what it was trained on, for the card")
+    parser.add_argument("--machine", required=True, help="what they were trained on, for the card")
+    parser.add_argument("--processes", type=int, default=1, help="how many trained together")
+    parser.add_argument("--go-on", action="store_true", help="keep the stages of the model in the box")
     parser.add_argument("--train-images", type=int, default=16000)
     arguments = parser.parse_args()
-    stages = [course(run, minutes) for run, minutes in zip(arguments.runs, arguments.minutes, strict=True)]
+    stages = json.loads(MEASURED.read_text(encoding="utf-8"))["stages"] if arguments.go_on else []
+    for run, minutes in zip(arguments.runs, arguments.minutes, strict=True):
+        stages.append(course(run, minutes, arguments.machine, arguments.processes))
     parameters = store(arguments.runs[-1])
     metrics = score(arguments.held_out)
     measured = {
         "parameters": parameters,
         "train_images": arguments.train_images,
-        "machine": arguments.machine,
         "stages": stages,
         "held_out_images": metrics["images"],
         "held_out": {name: metrics["box"][name] for name in ("AP", "AP50", "AP75")},
