@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from export.conftest import export
 from serving.conftest import png, running
 from tiny_detector import tiny_detector
 from tiny_detr import padded_batch
@@ -70,6 +71,15 @@ def test_the_service_answers_the_same(backend, folder_with, detector, pictures):
             for ours, theirs in zip(found, expected, strict=True):
                 assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
                 assert all(abs(ours["box"][side] - at) <= 1 for side, at in theirs["box"].items())
+
+
+def test_padding_does_not_stretch_the_ranges_of_8_bits(saved, detector, pictures, tmp_path):
+    """Calibration at a fixed size pads too; a range with the lowest float in it would hold nothing else."""
+    export(saved, tmp_path / "fixed", "--fixed-size", "160x256")
+    found = Detector.from_pretrained(tmp_path / "fixed", backend="onnx", precision="int8")(pictures, threshold=0)
+    expected = Detector.from_pretrained(tmp_path / "fixed", backend="onnx")(pictures, threshold=0)
+    assert mean_difference(found, expected) < 0.1
+    assert mean_difference(found, expected[1:] + expected[:1]) > 0.3
 
 
 def test_the_mask_is_heeded(exported):

@@ -116,12 +116,15 @@ SIZES = [(50, 97), (96, 61), (33, 34)]
 
 
 @pytest.mark.parametrize("trunk", [{}, {"dilation": True}, {"backbone_config": NATIVE_TRUNK}])
-@torch.no_grad()
-def test_exact_padding_gives_the_features_of_the_image_alone(trunk):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.inference_mode()
+def test_exact_padding_gives_the_features_of_the_image_alone(trunk, dtype):
     torch.manual_seed(0)
     encoder = DetrConvEncoder(tiny_config(**trunk)).eval()
     randomise_norms(encoder)
+    encoder.to(dtype)
     pixel_values, pixel_mask = padded_batch(SIZES)
+    pixel_values = pixel_values.to(dtype)
     together = encoder(pixel_values, pixel_mask.bool(), exact_padding=True)
     original = encoder(pixel_values, pixel_mask.bool())
     leaks = 0.0
@@ -136,6 +139,9 @@ def test_exact_padding_gives_the_features_of_the_image_alone(trunk):
             assert mask.sum() == h * w
             leaks = max(leaks, (original[level].features[index, :, :h, :w] - features[0]).abs().max().item())
     assert leaks > 0.01  # in the original mode padding does leak; otherwise this test would prove nothing
+    pixel_values[~pixel_mask.bool()[:, None].expand_as(pixel_values)] = float("nan")
+    for before, after in zip(together, encoder(pixel_values, pixel_mask.bool(), exact_padding=True), strict=True):
+        assert torch.equal(before.features, after.features)
 
 
 def test_exact_padding_is_refused_where_it_is_not():

@@ -17,7 +17,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from .exact_padding_detr import ClearPadding, ExactPlan
 from .initial_values_detr import kaiming
 from .norms_detr import fold_batch_norms, freeze_batch_norms
-from .residual_detr import replace_blocks
+from .residual_detr import replace_stages
 
 
 class FeatureMap(NamedTuple):
@@ -52,7 +52,7 @@ class DetrConvEncoder(nn.Module):
             self.model, self.intermediate_channel_sizes = trunk, list(trunk.channels)
         freeze_batch_norms(self.model)
         fold_batch_norms(self.model, config.num_channels)
-        replace_blocks(self.model)
+        replace_stages(self.model)
         self.config = config
         self._exact: bool | None = None  # not known yet
         self._plan: ExactPlan | None = None

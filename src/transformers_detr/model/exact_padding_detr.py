@@ -54,13 +54,20 @@ class ClearPadding(TorchFunctionMode):
         if func in (torch.conv2d, convolve_relu, convolve_add_relu):
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             if max(weight.shape[-2:]) > 1:
-                args = (args[0] * self._real(args[0]).to(args[0].dtype), *args[1:])
+                args = (self._clear(args[0]), *args[1:])
         elif func in (nn.functional.max_pool2d, torch.max_pool2d):
-            lowest = torch.finfo(args[0].dtype).min  # and not -inf, which times zero would be no number
-            limit = torch.where(self._real(args[0]), float("inf"), lowest).to(args[0].dtype)
+            real, dtype = self._real(args[0]), args[0].dtype
+            lowest = torch.finfo(dtype).min  # which ONNX Runtime's pooling gives for nothing, in place of -inf
+            limit = torch.full_like(real, float("inf"), dtype=dtype).masked_fill(~real, lowest)
             pooled = func(torch.minimum(args[0], limit), *args[1:], **kwargs)
-            return pooled * (pooled > lowest).to(pooled.dtype)  # zero where a window saw nothing
+            return torch.where(pooled > lowest, pooled, 0.0)  # zero where a window saw nothing
         return func(*args, **kwargs)
+
+    def _clear(self, features: Tensor) -> Tensor:
+        real = self._real(features)
+        if self.calls[-1] == 0:  # a caller's own pixels, which need not be numbers where the image has ended
+            return torch.where(real, features, 0.0)
+        return features * real.to(features.dtype)
 
     def _real(self, features: Tensor) -> Tensor:
         """Which cells of features `(B, channels, h, w)` show the image, `(B, 1, h, w)`."""

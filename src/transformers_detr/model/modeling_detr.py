@@ -40,7 +40,7 @@ from .boxes_detr import box_area  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
 from .norms_detr import fold_batch_norms  # noqa: F401
 from .onednn_detr import DetrLinear  # noqa: F401
-from .residual_detr import DetrResidualBlock  # noqa: F401
+from .residual_detr import DetrResidualStage  # noqa: F401
 
 
 class DetrBackbone(nn.Module):

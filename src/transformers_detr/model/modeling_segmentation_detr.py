@@ -28,7 +28,7 @@ from .matcher_detr import match  # noqa: F401
 from .norms_detr import fold_batch_norms  # noqa: F401
 from .onednn_detr import DetrLinear  # noqa: F401
 from .positions_detr import sine_position_embedding  # noqa: F401
-from .residual_detr import DetrResidualBlock  # noqa: F401
+from .residual_detr import DetrResidualStage  # noqa: F401
 from .sizes_detr import image_sizes  # noqa: F401
 from .targets_detr import read_targets  # noqa: F401
 from .transformer_detr import Attended  # noqa: F401

@@ -108,21 +108,17 @@ class DetrNormedConv2d(nn.Conv2d):
         object.__setattr__(self, "parent", parent)  # not a submodule: it is the other way round
         self.norm_name = norm_name
 
-    @property
-    def is_folded(self) -> bool:
-        """Whether the norm behind leaves its work to this layer."""
-        return bool(getattr(getattr(self.parent, self.norm_name), "folded", False))
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias with the norm in them."""
-        scale, shift = getattr(self.parent, self.norm_name).scale_and_shift()
+    def folded(self, norm: DetrFrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+        """Weight and bias with a norm in them."""
+        scale, shift = norm.scale_and_shift()
         return self.weight * scale[:, None, None, None], shift if self.bias is None else shift + self.bias * scale
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `(B, channels, h, w)` and normalise."""
-        if not self.is_folded:
+        norm = getattr(self.parent, self.norm_name)
+        if not getattr(norm, "folded", False):
             return super().forward(input)
-        weight, bias = self.folded()
+        weight, bias = self.folded(norm)
         if self.kernel_size == (1, 1) and self.padding == (0, 0) and goes_to_onednn(input):
             return convolve_pixels(input, weight, bias, self.stride, self.groups)
         return self._conv_forward(input, weight, bias)

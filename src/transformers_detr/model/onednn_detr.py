@@ -6,7 +6,7 @@ one pixel; and a convolution of one pixel that is called dilated, which changes 
 spread, always goes to oneDNN.
 
 Convolution, addition and activation in one pass over memory: torch keeps the operators for its compiler. They have no
-public name and no gradients; where they are missing they are not used.
+public name and no gradients, and their ReLU makes zero of what is no number; they are used in inference mode only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SMALLEST = 20481
 """Numbers in the input from which on torch gives convolutions of a single image to oneDNN."""
@@ -40,12 +41,13 @@ def convolve_pixels(
 
 
 def goes_in_one_pass(features: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve_relu` is there and right for these: float32 on the CPU, and no gradient is wanted."""
-    learns = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
+    """Whether `convolve_relu` is there and right for these: plain float32 on the CPU, in inference mode."""
     return (
-        not learns
+        torch.is_inference_mode_enabled()
         and goes_to_onednn(features)
+        and (weight.device, weight.dtype) == (features.device, features.dtype)
         and not torch.is_autocast_enabled("cpu")
+        and _get_current_dispatch_mode() is None  # whose owner wants to see every function
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
 

@@ -1,99 +1,104 @@
-"""Residual blocks of ResNets, which on the CPU take one pass over memory for what else takes three."""
+"""Stages of ResNets, which on the CPU take one pass over memory for what else takes three."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .norms_detr import DetrNormedConv2d
+from .norms_detr import DetrFrozenBatchNorm2d, DetrNormedConv2d
 from .onednn_detr import convolve_add_relu, convolve_relu, goes_in_one_pass
 
 _OPTIONAL = ("aa", "drop_block", "drop_path", "se")
 """What timm's blocks can have besides convolutions, norms and activations."""
 
 
-class DetrResidualBlock(nn.Module):
-    """Convolutions with ReLUs between them, and the block's input added before the last: timm's block, with its names.
+class DetrResidualStage(nn.Sequential):
+    """A stage of a ResNet of timm's, whose blocks it runs itself where that is quicker and nobody could tell.
 
-    Where no gradient is wanted, each convolution does its activation and the addition too. The sum then takes the place
-    of what is added to it, which must be nobody else's: it is made in this block, or by the block in front. Hooks are
-    heeded: what they see is made layer by layer and stays as it is.
-
-    Args:
-        block: A `BasicBlock` or `Bottleneck` of timm that `is_plain`; its layers move here.
-        before: The block that gives its result to this one alone, or None.
+    In inference mode each convolution does its activation and the addition too. The sum then takes the place of what is
+    added to it, which is made and used inside the stage only. With anything unusual, which is looked for in each call
+    (hooks, layers that were replaced or moved, other kinds of tensors, numbers that are none), the blocks run as they
+    are.
     """
 
-    before: DetrResidualBlock | None
-
-    def __init__(self, block: Any, before: DetrResidualBlock | None = None):
-        super().__init__()
-        for name, child in block.named_children():
-            self.add_module(name, child)
-        self.numbers = [name.removeprefix("conv") for name, _ in block.named_children() if name.startswith("conv")]
-        object.__setattr__(self, "before", before)  # not a submodule
-        for layer in self.modules():
-            if isinstance(layer, DetrNormedConv2d) and layer.parent is block:
-                object.__setattr__(layer, "parent", self)
-
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Features `(B, channels, h, w)` to `(B, outputs, h', w')`."""
-        shortcut, is_own = self._shortcut(features)
-        for number in self.numbers[:-1]:
-            features = self._layer(number, features)
-        return self._layer(self.numbers[-1], features, shortcut, is_own)
+        weight = next(self.parameters())
+        if not (goes_in_one_pass(input, weight) and self._is_usual() and bool(input.sum().isfinite())):
+            return super().forward(input)
+        features, is_own = input, False
+        for block in self:
+            features, is_own = _run(block, features, is_own), True
+        return features
 
-    def _shortcut(self, features: Tensor) -> tuple[Tensor, bool]:
-        """What is added at the end, and whether it may be overwritten."""
-        downsample: Any = getattr(self, "downsample", None)
-        if downsample is None:
-            return features, self.before is not None and not _are_watched(*self.before.modules(), *self.modules())
-        shortcut = downsample(features)
-        return shortcut, shortcut is not features and not _are_watched(*downsample.modules())
+    def _is_usual(self) -> bool:
+        """Whether the blocks do what `_run` does, and nobody looks at what happens inside."""
+        everywhere = torch.nn.modules.module
+        return (
+            not (everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+            and all(
+                not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+                for layer in self.modules()
+                if layer is not self
+            )
+            and all(is_plain(block) for block in self)
+        )
 
-    def _layer(
-        self, number: str, features: Tensor, shortcut: Tensor | None = None, may_overwrite: bool = False
-    ) -> Tensor:
-        convolution, norm, activation = (getattr(self, part + number) for part in ("conv", "bn", "act"))
-        folded = isinstance(convolution, DetrNormedConv2d) and convolution.is_folded  # in exported graphs it is plain
-        if folded and (shortcut is None or may_overwrite) and not _are_watched(convolution, norm, activation):
-            weight, bias = convolution.folded()
-            if goes_in_one_pass(features, weight):
-                if shortcut is None:
-                    return convolve_relu(features, weight, bias, convolution)
-                return convolve_add_relu(features, weight, bias, convolution, shortcut)
-        features = norm(convolution(features))
-        if shortcut is not None:
-            features += shortcut
-        result: Tensor = activation(features)
-        return result
+
+def replace_stages(trunk: nn.Module) -> None:
+    """Put ours in the place of each plain stage inside a trunk whose norms are folded; names stay."""
+    for parent in list(trunk.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Sequential and len(child) and all(is_plain(block) for block in child):
+                setattr(parent, name, DetrResidualStage(*child).train(child.training))
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Whether a module is a residual block of timm's ResNet that does nothing `DetrResidualBlock` does not do."""
+    """Whether a module is a residual block of timm's ResNet that only convolves, adds and takes ReLUs."""
     if type(block).__module__ != "timm.models.resnet" or type(block).__name__ not in ("BasicBlock", "Bottleneck"):
         return False
-    parts = dict(block.named_children())
-    convolutions = [part for name, part in parts.items() if name.startswith("conv")]
-    activations = [part for name, part in parts.items() if name.startswith("act")]
+    parts = block._modules
+    downsample = parts.get("downsample")
     return (
-        all(isinstance(part, DetrNormedConv2d) and part.padding_mode == "zeros" for part in convolutions)
-        and all(type(part) is nn.ReLU for part in activations)
-        and all(isinstance(parts.get(name, nn.Identity()), nn.Identity) for name in _OPTIONAL)
+        all(_is_folded(block, number) and type(parts["act" + number]) is nn.ReLU for number in _numbers(block))
+        and all(isinstance(parts.get(name), nn.Identity | None) for name in _OPTIONAL)
+        and (downsample is None or (type(downsample) is nn.Sequential and type(downsample[-2]) is DetrNormedConv2d))
     )
 
 
-def replace_blocks(trunk: nn.Module) -> None:
-    """Put ours in the place of each plain residual block inside a trunk whose norms are folded."""
-    for parent in list(trunk.modules()):
-        before = None
-        for name, child in list(parent.named_children()):
-            ours = DetrResidualBlock(child, before).train(child.training) if is_plain(child) else None
-            if ours is not None:
-                setattr(parent, name, ours)
-            before = ours if isinstance(parent, nn.Sequential) else None
+def _is_folded(block: nn.Module, number: str) -> bool:
+    convolution, norm = block._modules["conv" + number], block._modules["bn" + number]
+    return (
+        type(convolution) is DetrNormedConv2d
+        and convolution.padding_mode == "zeros"
+        and type(norm) is DetrFrozenBatchNorm2d
+        and norm.folded
+        and norm.act is None
+    )
 
 
-def _are_watched(*layers: nn.Module) -> bool:
-    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+def _numbers(block: nn.Module) -> list[str]:
+    """What follows "conv" in the names of a block's convolutions, in their order."""
+    return [name.removeprefix("conv") for name in block._modules if name.startswith("conv")]
+
+
+def _run(block: Any, features: Tensor, is_own: bool) -> Tensor:
+    """What a plain block makes of features, which may be overwritten if they are the stage's own."""
+    if block.downsample is not None:
+        shortcut = block.downsample(features)
+    elif is_own:
+        shortcut = features
+    else:
+        shortcut = features.clone()
+    *first, last = _numbers(block)
+    for number in first:
+        features = convolve_relu(features, *_layer(block, number))
+    return convolve_add_relu(features, *_layer(block, last), shortcut)
+
+
+def _layer(block: Any, number: str) -> tuple[Tensor, Tensor, nn.Conv2d]:
+    """A convolution's weight and bias with its norm in them, and itself."""
+    convolution = block._modules["conv" + number]
+    return *convolution.folded(block._modules["bn" + number]), convolution

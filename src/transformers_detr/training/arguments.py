@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers
+from transformers.utils import is_torch_xla_available
 
 from transformers_detr.training.augmentation import PRESETS
 from transformers_detr.training.model_changes import PARTS
@@ -82,6 +83,6 @@ class TrainingArguments(transformers.TrainingArguments):
             raise ValueError(f"tokens_first must be in [0, 1), got {self.tokens_first}")
         if self.tokens_first and not self.token_weight:
             raise ValueError("tokens_first needs a token_weight above 0: tokens do not learn without one")
-        if not torch.accelerator.is_available():
+        if not (torch.accelerator.is_available() or is_torch_xla_available()):
             self.use_cpu = True  # untold, processes would not find each other, and bfloat16 would be refused
         super().__post_init__()
