@@ -27,9 +27,11 @@ from transformers_detr.model.modeling_detr import DetrForObjectDetection
 RECIPE = "recipe.yaml"
 
 
-def store(run: Path) -> int:
+def store(run: Path, size: list[int] | None) -> int:
     """Write the trained model in half precision, to be computed with in single; returns its number of parameters."""
     model, processor = load_pretrained(DetrForObjectDetection, run)
+    if size is not None:
+        processor.size = dict(zip(("shortest_edge", "longest_edge"), size, strict=True))
     shutil.rmtree(FOLDER, ignore_errors=True)
     model.config.auxiliary_loss = False
     model.half().save_pretrained(FOLDER)
@@ -98,13 +100,14 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True, help="scenes that took no part in training")
     parser.add_argument("--machine", required=True, help="what they were trained on, for the card")
     parser.add_argument("--processes", type=int, default=1, help="how many trained together")
+    parser.add_argument("--size", type=int, nargs=2, metavar="PIXELS", help="shorter side and limit of the longer one")
     parser.add_argument("--go-on", action="store_true", help="keep the stages of the model in the box")
     parser.add_argument("--train-images", type=int, default=16000)
     arguments = parser.parse_args()
     stages = json.loads(MEASURED.read_text(encoding="utf-8"))["stages"] if arguments.go_on else []
     for run, minutes in zip(arguments.runs, arguments.minutes, strict=True):
         stages.append(course(run, minutes, arguments.machine, arguments.processes))
-    parameters = store(arguments.runs[-1])
+    parameters = store(arguments.runs[-1], arguments.size)
     metrics = score(arguments.held_out)
     measured = {
         "parameters": parameters,
