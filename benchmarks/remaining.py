@@ -28,7 +28,14 @@ from transformers_detr.turns import take_turns
 COLUMNS = ("part", "ms", "part of all", "GFLOP/s", "of the peak")
 SIDE = 2048
 KINDS = {
-    "convolutions and linear layers": ("aten::mkldnn_convolution", "aten::addmm", "aten::mm", "aten::thnn_conv2d"),
+    "convolutions and linear layers": (
+        "aten::mkldnn_convolution",
+        "mkldnn::_convolution_pointwise",
+        "mkldnn::_convolution_pointwise_",
+        "aten::addmm",
+        "aten::mm",
+        "aten::thnn_conv2d",
+    ),
     "attention": ("attention",),
     "additions, multiplications, activations": ("aten::add", "aten::mul", "aten::clamp", "aten::relu", "aten::sigmoid"),
     "pooling": ("aten::max_pool",),
