@@ -43,8 +43,8 @@ def convolve_pixels(
 def goes_in_one_pass(features: Tensor, weight: Tensor) -> bool:
     """Whether `convolve_relu` is there and right for these: plain float32 on the CPU, in inference mode."""
     return (
-        torch.is_inference_mode_enabled()
-        and goes_to_onednn(features)
+        goes_to_onednn(features)  # first: a compiler, for which it is false, could not read the next line
+        and torch.is_inference_mode_enabled()
         and (weight.device, weight.dtype) == (features.device, features.dtype)
         and not torch.is_autocast_enabled("cpu")
         and _get_current_dispatch_mode() is None  # whose owner wants to see every function
