@@ -204,9 +204,27 @@ def test_the_detection_limit_follows_the_queries(finished, scenes, tmp_path):
     more = run(*common, "--max-detections", 300)
     assert "at most 300 detections per image and class" in more.output
     assert "AR300" in more.output
-    wrong = run(*common, "--max-detections", "many")
-    assert wrong.exit_code == 1
-    assert "must be a number or 'queries', got 'many'" in wrong.output
+
+
+@pytest.mark.parametrize("limit", ["many", "10", "-1"])
+def test_a_wrong_detection_limit_is_refused_before_anything_is_predicted(limit, model, scenes, tmp_path):
+    data = ("--data", scenes / "annotations.json", "--model", model, "--output", tmp_path / "scored")
+    wrong = run(*data, f"--max-detections={limit}")
+    assert wrong.exit_code == 2
+    assert f"'{limit}' is neither 'queries' nor a number above 10" in wrong.output
+    assert not (tmp_path / "scored").exists()
+
+
+def test_without_a_name_the_validation_split_or_the_only_one_is_taken(model, tmp_path):
+    write_scenes(tmp_path / "both" / "train", 2, seed=1)
+    write_scenes(tmp_path / "both" / "val", 3, seed=2)
+    both = run("--model", model, "--output", tmp_path / "scored", "--data", tmp_path / "both")
+    assert "val: 3 images" in both.output
+    lines = tmp_path / "scored" / "predictions.jsonl"
+    assert "val: 3 images" in run("--predictions", lines, "--data", tmp_path / "both").output
+    only = ("--model", model, "--output", tmp_path / "scored-too", "--data", tmp_path / "both" / "train")
+    assert "no split 'test'; it has train" in run(*only, "--split", "test").output
+    assert "train: 2 images" in run(*only).output
 
 
 def test_wrong_calls_are_refused(model, scenes, tmp_path):

@@ -14,7 +14,7 @@ from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
 TASK = "object-detection"
 
-EVALUATE = f"detr evaluate --model {NAME} --data scenes/held --split train --output evaluation"
+EVALUATE = f"detr evaluate --model {NAME} --data scenes/held --output evaluation"
 """The command that gives the numbers again, after that which paints the scenes."""
 
 

@@ -34,6 +34,13 @@ class Padding(StrEnum):
     original = "original"
 
 
+def _number_or_queries(text: str) -> str:
+    """Refuse, before anything is predicted, a limit that scoring cannot use: COCO's second count is 10."""
+    if text == "queries" or (text.isdecimal() and int(text) > 10):
+        return text
+    raise typer.BadParameter(f"{text!r} is neither 'queries' nor a number above 10")
+
+
 def evaluate(
     data: Annotated[
         str, typer.Option("--data", "-d", metavar="DATASET", help="Folder or file (COCO, VOC, YOLO …), or Hub name.")
@@ -49,7 +56,7 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for predictions and report.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Part of the data set.", show_default="val, or a file's only one")
+        str | None, typer.Option(metavar="NAME", help="Part of the data set.", show_default="val, or the only one")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")] = 4,
     padding: Annotated[
@@ -59,7 +66,12 @@ def evaluate(
         bool, typer.Option("--check-padding", help="Compare each image alone and in its batch, under both paddings.")
     ] = False,
     max_detections: Annotated[
-        str, typer.Option(metavar="N|queries", help="How many detections count per image and class, best first.")
+        str,
+        typer.Option(
+            metavar="N|queries",
+            help="How many detections count per image and class, best first.",
+            callback=_number_or_queries,
+        ),
     ] = "100",
     threshold: Annotated[
         float | None,
@@ -174,8 +186,6 @@ def _detection_limit(text: str, settings: dict[str, Any]) -> int:
         if "num_queries" not in settings:
             raise ValueError("--max-detections queries: the predictions file does not say how many there were")
         return max(int(settings["num_queries"]), 100)
-    if not text.isdecimal():
-        raise ValueError(f"--max-detections must be a number or 'queries', got {text!r}")
     return int(text)
 
 
@@ -206,7 +216,7 @@ def _show(evaluation: Evaluation, settings: dict[str, Any], meanings: Sequence[s
     Console(highlight=False).print(table)
     images = len(evaluation.ground_truth["images"])
     typer.echo(
-        f"{images} images, {len(evaluation.unreadable)} of them not predicted; "
+        f"{settings['split']}: {images} images, {len(evaluation.unreadable)} of them not predicted; "
         f"at most {evaluation.boxes.max_detections[-1]} detections per image and class"
     )
     if evaluation.panoptic:

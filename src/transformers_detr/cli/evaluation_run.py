@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from transformers_detr import __version__
 from transformers_detr.backends.layout import Backend, Precision
 from transformers_detr.backends.opening import open_exported
-from transformers_detr.data.findings import Finding, Reporter, raise_finding
+from transformers_detr.data.findings import Finding, Reporter, UnknownSplitError, raise_finding
 from transformers_detr.data.opening import open_dataset
 from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset
 from transformers_detr.evaluation.coco_layout import CocoDataset
@@ -75,7 +75,7 @@ def choose_images(
 
     Args:
         data: Folder, file or Hub name.
-        split: Its part; None takes "val", or the only part of a single file.
+        split: Its part; None takes "val", or the only one.
         limit: Only the first so many images.
         class_names: Number the classes as in this list.
         keep_category_ids: Number the classes by COCO's category ids, if the data set has any.
@@ -84,13 +84,18 @@ def choose_images(
     Raises:
         DatasetError: The data set cannot be read, or has other classes than `class_names`.
     """
-    wanted = split or (None if Path(data).is_file() else "val")
-    dataset = open_dataset(data, wanted, report=report)
+    name = split or "val"
+    try:
+        dataset = open_dataset(data, name, report=report)
+    except UnknownSplitError as error:
+        if split is not None or len(error.splits) != 1:
+            raise
+        (name,) = error.splits
+        dataset = open_dataset(data, name, report=report)
     if keep_category_ids and dataset.format == "coco":
-        dataset = open_dataset(data, wanted, report=report, keep_category_ids=True)
+        dataset = open_dataset(data, name, report=report, keep_category_ids=True)
     if class_names is not None:
         dataset = dataset.with_classes(class_names)
-    name = wanted or next(iter(dataset.splits))
     return ChosenImages(replace(dataset, splits={name: dataset.split(name)[:limit]}), name)
 
 

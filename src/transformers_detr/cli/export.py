@@ -46,7 +46,7 @@ def export(
         str | None, typer.Option("--data", "-d", metavar="DATASET", help="Labelled pictures to compare AP on.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Part of the data set.", show_default="val, or a file's only one")
+        str | None, typer.Option(metavar="NAME", help="Part of the data set.", show_default="val, or the only one")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many labelled pictures.")] = 200,
     revision: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -106,6 +106,14 @@ class Finding:
 
 class DatasetError(ValueError):
     """A data set that cannot be read as it is; `detr check` lists everything that is wrong with it."""
+
+
+class UnknownSplitError(DatasetError):
+    """A data set without the wanted split; `splits` names those that it has."""
+
+    def __init__(self, dataset: str, split: str, splits: Iterable[str]):
+        self.splits = tuple(splits)
+        super().__init__(f"{dataset}: no split {split!r}; it has {', '.join(self.splits)}")
 
 
 Reporter = Callable[[Finding], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_detr.data.files import split_name, upright_size
-from transformers_detr.data.findings import DatasetError, Finding, Reporter
+from transformers_detr.data.findings import DatasetError, Finding, Reporter, UnknownSplitError
 from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
 
 _BOX_KEYS = ("bbox", "bboxes", "boxes")
@@ -52,13 +52,11 @@ def read_hub_dataset(name: str, split: str | None, report: Reporter) -> Labelled
     Raises:
         DatasetError: If the library is missing, there is no such data set, or a column is not as above.
     """
-    tables = {
-        split_name(key) or key: table
-        for key, table in _load(name).items()
-        if split is None or (split_name(key) or key) == split
-    }
-    if not tables:
-        raise DatasetError(f"{name}: no split {split!r}")
+    tables = {split_name(key) or key: table for key, table in _load(name).items()}
+    if split is not None:
+        if split not in tables:
+            raise UnknownSplitError(name, split, tables)
+        tables = {split: tables[split]}
     first = next(iter(tables.values()))
     for column in ("image", "objects"):
         if column not in first.column_names:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from transformers_detr.data.coco import PANOPTIC_ALONE, is_coco, read_coco
 from transformers_detr.data.files import split_name
-from transformers_detr.data.findings import DatasetError, Reporter, raise_finding
+from transformers_detr.data.findings import DatasetError, Reporter, UnknownSplitError, raise_finding
 from transformers_detr.data.hub_datasets import is_saved_dataset, read_hub_dataset
 from transformers_detr.data.records import LabelledDataset
 from transformers_detr.data.voc import find_voc, read_voc
@@ -77,7 +77,7 @@ def open_dataset(
 def _only(splits: Mapping[str, T], split: str | None, name: str) -> dict[str, T]:
     """The wanted split alone, or all."""
     if split is not None and split not in splits:
-        raise DatasetError(f"{name}: no split {split!r}; it has {', '.join(splits)}")
+        raise UnknownSplitError(name, split, splits)
     return {key: value for key, value in splits.items() if split in (None, key)}
 
 

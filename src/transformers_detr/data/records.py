@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from transformers_detr.data.findings import DatasetError
+from transformers_detr.data.findings import DatasetError, UnknownSplitError
 from transformers_detr.model.images_detr import load_image
 
 NO_CLASS = "N/A"
@@ -107,10 +107,10 @@ class LabelledDataset:
         """The images of a split.
 
         Raises:
-            DatasetError: If there is no such split.
+            UnknownSplitError: If there is no such split.
         """
         if name not in self.splits:
-            raise DatasetError(f"{self.name}: no split {name!r}; it has {', '.join(self.splits)}")
+            raise UnknownSplitError(self.name, name, self.splits)
         return self.splits[name]
 
     def with_validation(self, share: float = 0.2, seed: int = 0) -> LabelledDataset:
