@@ -53,6 +53,7 @@ def test_layer_norms_are_left_alone():
         ({"backbone": "convnext_atto"}, "stages_0.blocks.1.mlp.fc2.bias", "stages_1.downsample.0.weight"),
         ({"backbone": "vgg11_bn"}, "features_11.bias", "features_15.weight"),  # stages end in poolings
         ({"backbone": "xception41"}, "blocks_1.stack.conv2.conv_pw.weight", "blocks_1.stack.conv3.conv_dw.weight"),
+        ({"backbone": "hrnet_w18_small"}, "layer1.0.downsample.0.weight", "transition1.0.0.weight"),
         (
             {"backbone_config": NATIVE_TRUNK},
             "encoder.stages.0.layers.0.layer.1.convolution.weight",

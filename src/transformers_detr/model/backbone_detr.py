@@ -227,7 +227,8 @@ def _build_timm_trunk(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
 def _first_stage_names(trunk: nn.Module) -> tuple[str, ...]:
     """Beginnings of the module names, dots as in `layer1_0_`, of the last stage at a quarter of the resolution.
 
-    timm joins some names with underscores; the stage may be named by a layer without parameters at its end.
+    timm joins some names with underscores; the stage may be named by a layer without parameters at its end, and that of
+    an HRNet is called stage1 where its module is layer1.
     """
     feature_info = getattr(trunk, "feature_info", None)
     if feature_info is None:
@@ -236,4 +237,4 @@ def _first_stage_names(trunk: nn.Module) -> tuple[str, ...]:
     if not levels:
         return ()
     name = levels[-1]["module"].replace(".", "_") + "_"
-    return (name, "model_" + name)
+    return (name, "model_" + name, "layer1_")
