@@ -11,7 +11,7 @@ FOLDER = Path(__file__).with_name("bundled_models") / NAME
 """Configuration, weights in half precision, image processor, and what was measured."""
 
 MEASURED = FOLDER / "measured.json"
-"""The average precision on unseen scenes, the curve of the training, and their commands."""
+"""The average precision on unseen scenes, and the stages of the training with their curves."""
 
 
 def bundled_folder(name: str) -> str:

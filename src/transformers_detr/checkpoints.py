@@ -16,6 +16,9 @@ class Source:
     url: str
 
 
+NO_CLASS = "N/A"
+"""Name of a class id that no class bears, where a data set's own ids are kept, as the checkpoints keep COCO's."""
+
 PAPER = "https://arxiv.org/abs/2005.12872"
 TABLE_1 = Source("End-to-End Object Detection with Transformers, table 1", PAPER)
 TABLE_5 = Source("End-to-End Object Detection with Transformers, table 5", PAPER)
@@ -115,7 +118,7 @@ class Checkpoint:
     @property
     def thing_names(self) -> list[str]:
         """Names of the objects it was trained on."""
-        return [name for name in COCO_NAMES.values() if name != "N/A" and name not in NEVER_RELEASED]
+        return [name for name in COCO_NAMES.values() if name != NO_CLASS and name not in NEVER_RELEASED]
 
     @property
     def stuff_names(self) -> list[str]:
@@ -210,7 +213,7 @@ CHECKPOINTS: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint
 # COCO's category ids are used as class ids.
 # fmt: off
 _FIRST_91_NAMES = (
-    "N/A", "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    NO_CLASS, "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
     "traffic light", "fire hydrant", "street sign", "stop sign", "parking meter", "bench", "bird", "cat",
     "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "hat", "backpack", "umbrella",
     "shoe", "eye glasses", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball",
@@ -283,7 +286,7 @@ COCO_NAMES: dict[int, str] = dict(enumerate(_FIRST_91_NAMES))
 """Names of the 91 class slots of the detection checkpoints, as published."""
 
 COCO_PANOPTIC_NAMES: dict[int, str] = {
-    slot: COCO_NAMES.get(slot) or _STUFF_NAMES.get(slot, "N/A") for slot in range(250)
+    slot: COCO_NAMES.get(slot) or _STUFF_NAMES.get(slot, NO_CLASS) for slot in range(250)
 }
 """Names of the 250 class slots of the panoptic checkpoints; "N/A" where COCO has no category.
 

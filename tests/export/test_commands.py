@@ -12,8 +12,10 @@ from tiny_detr import padded_batch
 from transformers_detr import Detector, Segmenter
 from transformers_detr.backends.opening import open_exported
 from transformers_detr.cli import app
+from transformers_detr.cli.benchmark_run import Result, advice
 from transformers_detr.evaluation.predictions import read_predictions
 from transformers_detr.export.folder import export_model
+from transformers_detr.export.parity import Difference
 
 
 def run(*arguments):
@@ -118,6 +120,23 @@ def test_benchmark_times_what_was_exported(saved, exported, tmp_path):
     assert results["onnx fp32"]["note"] == ""
     assert results["onnx int8"]["note"] == "other answers"
     assert "the fastest with PyTorch's answers" in said
+
+
+def test_benchmark_names_the_very_graph_it_advises():
+    same, other = (Difference("alone", 6, px, px / 1000, 9, px, 0, None) for px in (0.1, 9.0))
+    results = [
+        Result("PyTorch", 9.0, same),
+        Result("openvino fp16", 4.0, same),
+        Result("onnx int8", 2.0, other, "other answers"),
+        Result("onnx fp32", None, None, "failed: memory"),
+    ]
+    assert advice(results).splitlines() == [
+        "Use openvino fp16: the fastest with PyTorch's answers. `detr export --format openvino --fp16`, then "
+        "Detector.from_pretrained(DIR, backend='openvino', precision='fp16').",
+        "onnx int8 is 2.00 times faster still, with other answers: measure what it costs with "
+        "`detr export --format onnx --int8 --calibration … --data …` first.",
+    ]
+    assert advice(results[:1]) == "Use PyTorch: the fastest with PyTorch's answers."
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from transformers_detr.cards.rendering import TASKS, render
+from transformers_detr.checkpoints import NO_CLASS
 from transformers_detr.model.configuration_detr import DetrConfig
 
 
@@ -31,5 +32,5 @@ def own_card(config: DetrConfig, repository: str, custom_code: bool = False) -> 
         custom_code=custom_code,
         config=config,
         trunk=config.backbone or config.backbone_config.model_type,  # type: ignore[union-attr]
-        class_names=[name for name in names if name != "N/A"],
+        class_names=[name for name in names if name != NO_CLASS],
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from transformers_detr.backends.layout import Backend, Precision, exported_files
 from transformers_detr.backends.opening import open_exported
-from transformers_detr.cli.export_run import load_model
+from transformers_detr.cli.evaluation_run import load_model
 from transformers_detr.cli.inputs import gather_sources
 from transformers_detr.data.scenes import make_scene
 from transformers_detr.export.folder import export_model
@@ -34,6 +34,8 @@ _NEEDS: dict[Backend, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
+
+_FLAGS = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --calibration …"}
 
 Notify = Callable[[str], None]
 
@@ -87,7 +89,7 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    model, processor = load_model(model_name, revision)
+    model, processor = load_model(model_name, revision, dtype=torch.float32)
     images = [make_scene(0, 1, SCENE_SIZE).image]
     if pictures:
         images = [load_image(source.location) for source in gather_sources(pictures, recursive=False)]
@@ -137,16 +139,23 @@ def advice(results: list[Result]) -> str:
     if fastest_time < best_time:
         lines.append(
             f"{fastest.name} is {best_time / fastest_time:.2f} times faster still, with other answers: measure what it "
-            "costs with `detr export --int8 --calibration … --data …` first."
+            f"costs with `{_export_command(fastest.name)} --data …` first."
         )
     return "\n".join(lines)
 
 
 def _how(name: str) -> str:
     backend, _, precision = name.partition(" ")
-    if precision not in ("fp32", "fp16", "int8"):
+    if backend not in _NEEDS:
         return ""
-    return f" `detr export --format {backend}`, then Detector.from_pretrained(DIR, backend={backend!r})."
+    choice = f"backend={backend!r}" + ("" if precision == "fp32" else f", precision={precision!r}")
+    return f" `{_export_command(name)}`, then Detector.from_pretrained(DIR, {choice})."
+
+
+def _export_command(name: str) -> str:
+    """What makes the graph of an option."""
+    backend, _, precision = name.partition(" ")
+    return f"detr export --format {backend}{_FLAGS[precision]}"
 
 
 def _try(name: str, make: Callable[[], Any], models: dict[str, Any], failed: list[Result]) -> None:

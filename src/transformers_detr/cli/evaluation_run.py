@@ -18,9 +18,10 @@ from transformers.utils.logging import disable_progress_bar
 from transformers_detr import __version__
 from transformers_detr.backends.layout import Backend, Precision
 from transformers_detr.backends.opening import open_exported
+from transformers_detr.checkpoints import NO_CLASS
 from transformers_detr.data.findings import Finding, Reporter, UnknownSplitError, raise_finding
 from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset
+from transformers_detr.data.records import ImageRecord, LabelledDataset
 from transformers_detr.evaluation.coco_layout import CocoDataset
 from transformers_detr.evaluation.distributed import leave_processes, process_number
 from transformers_detr.evaluation.inference import EvaluationImage, detections, plan_batches, predict, predict_to_log
@@ -143,11 +144,9 @@ class Inference:
         return open_exported(self.model, backend, self.precision, device=self.device or "cpu", revision=self.revision)
 
     def _open(self) -> tuple[Any, DetrImageProcessor]:
-        disable_progress_bar()  # for reading weights, which takes a moment
-        segments = holds_segmentation(self.model, self.revision)
-        model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
-        options: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
-        model, processor = load_pretrained(model_class, self.model, revision=self.revision, **options)
+        model, processor = load_model(
+            self.model, self.revision, **({} if self.dtype is None else {"dtype": self.dtype})
+        )
         device = self.device or _default_device()
         try:
             return model.to(device), processor
@@ -202,6 +201,20 @@ class Inference:
         """Batches of similar shape; of equal size where the trunk does not allow exact padding."""
         equal_sizes = self.padding == "exact" and not model.supports_exact_padding
         return plan_batches(chosen.images, self.batch_size, equal_sizes)
+
+
+def load_model(name: str, revision: str | None, **options: Any) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+    """Load a model, for detection or segmentation as its configuration says, and its image processor.
+
+    Args:
+        name: Name on the Hub, or a folder.
+        revision: Branch, tag or commit on the Hub.
+        **options: Of `from_pretrained`, such as `dtype`.
+    """
+    disable_progress_bar()  # for reading weights, which takes a moment
+    segments = holds_segmentation(name, revision)
+    model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
+    return load_pretrained(model_class, name, revision=revision, **options)
 
 
 def class_names(model: Any) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-
-class Format(StrEnum):
-    """What is written."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torch = "torch"
+from transformers_detr.cli.picture_run import Backend
 
 
 def export(
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME|DIR", help="Name on the Hub, or a folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make; it must not exist.")],
     formats: Annotated[
-        list[Format] | None,
+        list[Backend] | None,
         typer.Option("--format", "-f", help="What to write; may be given several times.", show_default="onnx"),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Write a float16 model too.")] = False,
@@ -78,7 +71,7 @@ def export(
             request = run.Request(
                 model=model,
                 revision=revision,
-                formats=tuple(str(one) for one in formats or [Format.onnx]),  # type: ignore[misc]
+                formats=tuple(str(one) for one in formats or [Backend.onnx]),  # type: ignore[misc]
                 precisions=("fp32", *["fp16"] * fp16, *["int8"] * int8),  # type: ignore[arg-type]
                 fixed_size=size,
                 calibration=calibration,

@@ -12,25 +12,21 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr import __version__
 from transformers_detr.backends.layout import Backend, Precision, exported_files
 from transformers_detr.backends.opening import open_exported
-from transformers_detr.cli.evaluation_run import ChosenImages, choose_images, class_names
+from transformers_detr.cli.evaluation_run import ChosenImages, choose_images, class_names, load_model
 from transformers_detr.cli.inputs import gather_sources
 from transformers_detr.data.scenes import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.inference import plan_batches, predict
-from transformers_detr.export.folder import export_model
+from transformers_detr.export.folder import export_model, with_fixed_size
 from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Yardstick, conditions, difference
 from transformers_detr.export.report import REPORT_TABLE, Compared, summary_rows, write_report
-from transformers_detr.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.images_detr import load_image
-from transformers_detr.model.modeling_detr import DetrForObjectDetection
-from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 from transformers_detr.whole_files import new_folder
 
@@ -72,7 +68,7 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         ValueError: A picture or data set cannot be used, or the request does not go together.
     """
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
-        model, processor = load_model(request.model, request.revision)
+        model, processor = load_model(request.model, request.revision, dtype=torch.float32)
         labelled = _labelled(request, model, Path(aside))
         pictures = _pictures(request, labelled)
         feeds = partial(_feeds, request, processor) if request.calibration else None
@@ -91,15 +87,6 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         torch_ap = _average_precision(model, exported_processor, labelled)
         write_report(folder, _about(request, pictures, labelled), compared, torch_ap)
     return compared, torch_ap
-
-
-def load_model(name: str, revision: str | None) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
-    """Load a model for detection or segmentation, in float32, on the CPU."""
-    disable_progress_bar()
-    segments = holds_segmentation(name, revision)
-    model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
-    model, processor = load_pretrained(model_class, name, revision=revision, dtype=torch.float32)
-    return model.eval(), processor
 
 
 def _labelled(request: Request, model: DetrPreTrainedModel, aside: Path) -> ChosenImages | None:
@@ -123,20 +110,12 @@ def _pictures(request: Request, labelled: ChosenImages | None) -> list[Image.Ima
 
 def _feeds(request: Request, processor: DetrImageProcessor) -> Iterator[Feed]:
     """Pictures to calibrate with, one by one."""
+    if request.fixed_size is not None:
+        processor = with_fixed_size(processor, request.fixed_size)
     sources = gather_sources([str(request.calibration)], recursive=True)
     for source in islice(sources, request.calibration_pictures):
-        options: Any = {} if request.fixed_size is None else _fixed(request.fixed_size)
-        inputs = processor(images=load_image(source.location), return_tensors="pt", **options)
+        inputs = processor(images=load_image(source.location), return_tensors="pt")
         yield {name: inputs[name].numpy() for name in ("pixel_values", "pixel_mask")}
-
-
-def _fixed(size: tuple[int, int]) -> dict[str, Any]:
-    height, width = size
-    return {
-        "size": {"max_height": height, "max_width": width},
-        "pad_size": {"height": height, "width": width},
-        "do_pad": True,
-    }
 
 
 def _average_precision(model: Any, processor: DetrImageProcessor, labelled: ChosenImages | None) -> float | None:

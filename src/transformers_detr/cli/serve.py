@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, PrecisionName, exported_options
+from transformers_detr.serving.limits import Limits
 
 MEGA = 1_000_000
 
@@ -43,16 +44,21 @@ def serve(
     batch_size: Annotated[
         int,
         typer.Option("--batch-size", "-b", metavar="N", min=1, help="Pictures that may go through a model at once."),
-    ] = 8,
+    ] = Limits.batch_size,
     batch_wait: Annotated[
         float, typer.Option(metavar="MS", min=0, help="How long a picture may wait for others that are on their way.")
-    ] = 10,
+    ] = 1000 * Limits.batch_wait_seconds,
     queue: Annotated[
         int, typer.Option(metavar="N", min=1, help="Requests under way for each model; more are answered with 503.")
-    ] = 64,
-    timeout: Annotated[float, typer.Option(metavar="S", min=0.1, help="Longest time to an answer.")] = 60,
-    max_megabytes: Annotated[float, typer.Option(metavar="MB", min=0.001, help="Largest encoded picture.")] = 16,
-    max_megapixels: Annotated[float, typer.Option(metavar="MP", min=0.001, help="Largest picture.")] = 50,
+    ] = Limits.waiting,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", min=0.1, help="Longest time to an answer.")
+    ] = Limits.answer_seconds,
+    max_megabytes: Annotated[
+        float, typer.Option(metavar="MB", min=0.001, help="Largest encoded picture.")
+    ] = Limits.picture_bytes / MEGA,
+    max_megapixels: Annotated[float, typer.Option(metavar="MP", min=0.001, help="Largest picture.")] = Limits.pixels
+    / MEGA,
     token: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +99,6 @@ def serve(
     from transformers.utils import logging as transformers_logging
 
     from transformers_detr.serving.application import create_app
-    from transformers_detr.serving.limits import Limits
     from transformers_detr.serving.loaders import model_loaders
     from transformers_detr.serving.server import LOGGING, make_server
 

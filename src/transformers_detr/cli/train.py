@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-
-class Precision(StrEnum):
-    """What is computed in; weights stay in float32."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+from transformers_detr.cli.picture_run import Dtype
 
 
 def train(
@@ -53,7 +46,7 @@ def train(
     masks: Annotated[
         bool, typer.Option("--masks", help="Give a trained detector parts for masks, and train those.")
     ] = False,
-    precision: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.float32,
+    precision: Annotated[Dtype, typer.Option(help="What to compute in.")] = Dtype.float32,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     settings: Annotated[
@@ -73,10 +66,10 @@ def train(
     """Train a detector on a labelled data set.
 
     A pretrained model is fine-tuned: its classes become those of the data set, and epochs and learning rate
-    follow from the number of images. A segmentation model learns masks too. A recipe starts afresh. The best
-    model ends up in DIR, ready for `detr detect --model DIR`. Several processes share the work with `torchrun
-    --nproc-per-node N --no-python detr train …`, several machines with `--nnodes` too; `accelerate launch
-    --no_python` does as well.
+    follow from the number of images. A segmentation model learns masks too. A recipe starts afresh, or
+    from the model that it names. The best model ends up in DIR, ready for `detr detect --model DIR`. Several
+    processes share the work with `torchrun --nproc-per-node N --no-python detr train …`, several machines with
+    `--nnodes` too; `accelerate launch --no_python` does as well.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with console.status("Loading"):
@@ -89,8 +82,8 @@ def train(
         "learning_rate": learning_rate,
         "freeze": freeze,
         "lora_rank": lora or None,
-        "bf16": precision is Precision.bfloat16 or None,
-        "fp16": precision is Precision.float16 or None,
+        "bf16": precision is Dtype.bfloat16 or None,
+        "fp16": precision is Dtype.float16 or None,
         "dataloader_num_workers": workers,
         "seed": seed,
     }

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from transformers_detr.checkpoints import NO_CLASS
 from transformers_detr.data.files import image_files
 from transformers_detr.data.findings import Finding
 from transformers_detr.data.image_facts import ImageFacts
-from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
 from transformers_detr.model.coco_masks_detr import decode_rle
 
 FRAME_SLACK_PX = 1.0

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers_detr.checkpoints import NO_CLASS
 from transformers_detr.data.files import upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import NO_CLASS, ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
 
 PANOPTIC_ALONE = (
     "{path}: panoptic annotations alone are no data set here; boxes are read from COCO's instances file of the same "

@@ -10,11 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from transformers_detr.checkpoints import NO_CLASS
 from transformers_detr.data.findings import DatasetError, UnknownSplitError
 from transformers_detr.model.images_detr import load_image
-
-NO_CLASS = "N/A"
-"""Name of a class id that no class bears, where a data set's own ids are kept."""
 
 
 @dataclass(frozen=True, slots=True)

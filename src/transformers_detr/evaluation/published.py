@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers_detr.checkpoints import CHECKPOINTS
+from transformers_detr.checkpoints import CHECKPOINTS, NO_CLASS
 from transformers_detr.evaluation.evaluate import Evaluation
 
 COCO_VAL2017_IMAGES = 5000
@@ -39,7 +39,7 @@ def compare_with_published(evaluation: Evaluation, model: str, padding: str) -> 
     """
     checkpoint = CHECKPOINTS.get(model.rstrip("/").rsplit("/", 1)[-1])
     names = {category["name"] for category in evaluation.ground_truth["categories"]}
-    if checkpoint is None or names != set(checkpoint.id2label.values()) - {"N/A"}:
+    if checkpoint is None or names != set(checkpoint.id2label.values()) - {NO_CLASS}:
         return None
     boxes, masks, panoptic = evaluation.boxes.summary, evaluation.masks, evaluation.panoptic
     published = checkpoint.published

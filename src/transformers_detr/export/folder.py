@@ -93,6 +93,17 @@ def _write_program(program: Any, path: Path) -> None:
         ) from error
 
 
+def with_fixed_size(processor: DetrImageProcessor, size: tuple[int, int]) -> DetrImageProcessor:
+    """A processor that fits pictures into one size, height and width, and pads them to it."""
+    height, width = size
+    settings = {
+        "size": {"max_height": height, "max_width": width},
+        "pad_size": {"height": height, "width": width},
+        "do_pad": True,
+    }
+    return DetrImageProcessor.from_dict(processor.to_dict() | settings)
+
+
 def _write_configurations(
     folder: Path, model: DetrPreTrainedModel, processor: DetrImageProcessor, fixed_size: tuple[int, int] | None
 ) -> None:
@@ -101,15 +112,4 @@ def _write_configurations(
     config.use_pretrained_backbone = False
     config.exact_padding = model.supports_exact_padding  # which is what the graphs do
     config.save_pretrained(folder)
-    processor = copy.deepcopy(processor)
-    if fixed_size is not None:
-        height, width = fixed_size
-        processor = DetrImageProcessor.from_dict(
-            processor.to_dict()
-            | {
-                "size": {"max_height": height, "max_width": width},
-                "pad_size": {"height": height, "width": width},
-                "do_pad": True,
-            }
-        )
-    processor.save_pretrained(folder)
+    (processor if fixed_size is None else with_fixed_size(processor, fixed_size)).save_pretrained(folder)

@@ -80,9 +80,9 @@ class DetrConvEncoder(nn.Module):
         Args:
             pixel_values: `(B, 3, H, W)`.
             pixel_mask: Real pixels are True, `(B, H, W)`; None if nothing is padded.
-            exact_padding: Keep the padded area at zero before every convolution and pooling, and derive the
-                masks by rounding up, so that features of real cells do not depend on the padding. Otherwise
-                as in the original.
+            exact_padding: Keep the padded area at zero before every convolution that sees neighbours, and at the
+                lowest number before poolings, and derive the masks by rounding up, so that features of real cells
+                do not depend on the padding. Otherwise as in the original.
 
         Returns:
             The pyramid, finest level first.

@@ -55,19 +55,6 @@ def box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     return _iou_and_union(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3))
 
 
-def generalized_box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU of each box of one set with each of the other.
-
-    Args:
-        a_xyxy: `(..., N, 4)`.
-        b_xyxy: `(..., M, 4)`, same unit.
-
-    Returns:
-        `(..., N, M)`, values in [-1, 1].
-    """
-    return elementwise_generalized_box_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3))
-
-
 def elementwise_generalized_box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Generalised IoU of boxes that stand at the same place in two tensors.
 

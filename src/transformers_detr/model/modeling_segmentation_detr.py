@@ -162,7 +162,7 @@ class DetrForSegmentation(DetrPreTrainedModel):
                 segments with any threshold of 0.5 or above, while the semantic one needs all; or a tensor: `(B, Q)` of
                 booleans, or indices `(K,)` for every image or `(B, K)`.
             masks_at_once: Queries whose masks are computed together, which bounds the memory; None takes as many as
-                fit into half of a GPU's free memory, or into 128 MB on a CPU. Masks do not depend on it.
+                fit into 2 GB, at most half of a GPU's free memory, or into 128 MB on a CPU. Masks do not depend on it.
             **kwargs: Ignored; the framework passes more than DETR needs.
 
         Returns:

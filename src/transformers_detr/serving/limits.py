@@ -20,7 +20,7 @@ class Limits:
         stop_seconds: Time to answer what was accepted, when the service is told to stop.
     """
 
-    picture_bytes: int = 16 * 2**20
+    picture_bytes: int = 16_000_000
     pixels: int = 50_000_000
     waiting: int = 64
     batch_size: int = 8

@@ -16,8 +16,9 @@ from transformers_detr.training.model_changes import PARTS
 class TrainingArguments(transformers.TrainingArguments):
     """Arguments of a training; every argument of `transformers.TrainingArguments` exists too.
 
-    Defaults are the paper's optimisation (AdamW, lr 1e-4 and a tenth of it for the trunk, weight decay 1e-4,
-    gradients clipped at 0.1) and an evaluation after every epoch whose AP picks the best checkpoint.
+    Defaults are the paper's optimiser (AdamW, lr 1e-4 and a tenth of it for the trunk, weight decay 1e-4, gradients
+    clipped at 0.1), a cosine schedule (`lr_drop` gives the paper's), and an evaluation after every epoch whose AP picks
+    the best checkpoint.
     """
 
     learning_rate: float = 1e-4
@@ -40,7 +41,8 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     trunk_lr_factor: float = field(default=0.1, metadata={"help": "Learning rate of the trunk, relative to the rest."})
     train_whole_trunk: bool = field(
-        default=False, metadata={"help": "Also train stem and first stage, for trunks without pretrained weights."}
+        default=False,
+        metadata={"help": "Also train stem and first stage, for fresh trunks or pictures unlike photographs."},
     )
     train_batch_norm: bool = field(
         default=False, metadata={"help": "Also train batch norms, for trunks without pretrained weights."}

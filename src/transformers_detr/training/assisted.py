@@ -1,7 +1,8 @@
 """DETR while it is trained with helpers: query groups and token supervision.
 
-Both exist in training only. The class below adds them to a model in place and takes them away again; in
-evaluation mode it computes what the plain model computes, and its weights are the plain model's.
+Both exist in training only. The class below adds them to a model in place; in evaluation mode it computes what the
+plain model computes, and its weights, but for those of extra queries, are the plain model's, which is what a training
+writes.
 """
 
 from __future__ import annotations
@@ -152,13 +153,6 @@ def assist(model: DetrForObjectDetection, query_groups: int = 1, token_weight: f
             spread = own.weight.std()
             noise = torch.randn_like(model.extra_queries.weight) * spread
             model.extra_queries.weight.copy_(own.weight.repeat(query_groups - 1, 1) * 0.5 + noise * 0.75**0.5)
-
-
-def release(model: DetrForObjectDetection) -> None:
-    """Make an assisted model a plain one again, in place."""
-    if isinstance(model, AssistedDetr):
-        del model.extra_queries, model.token_weight, model.tokens_only
-        model.__class__ = DetrForObjectDetection
 
 
 def assign_tokens(targets: Targets, shape: tuple[int, int], mask: Tensor | None) -> Matching:
