@@ -1,6 +1,7 @@
 """Loading: what is wrong is named, with the file and with what to do."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -28,21 +29,23 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
 
 
-def refused(name, match, **options):
-    with pytest.raises(LoadingError, match=match):
+def refusal(name, **options):
+    """What is said to somebody who loads it."""
+    with pytest.raises(LoadingError) as refused:
         load_pretrained(DetrForObjectDetection, name, **options)
+    return str(refused.value)
 
 
 def same_weights(model, other):
     expected = other.state_dict()
-    assert all(torch.equal(weights, expected[name]) for name, weights in model.state_dict().items())
+    return all(torch.equal(weights, expected[name]) for name, weights in model.state_dict().items())
 
 
 def test_folder_loads_with_its_processor(folder):
     model, processor = load_pretrained(DetrForObjectDetection, folder)
     assert not model.training
     assert processor.size["shortest_edge"] == 64
-    same_weights(model, tiny_detector().model)
+    assert same_weights(model, tiny_detector().model)
 
 
 def test_stored_names_spare_the_frameworks_conversion(folder, monkeypatch):
@@ -61,7 +64,7 @@ def test_stored_names_spare_the_frameworks_conversion(folder, monkeypatch):
     assert not any(info.values())
     monkeypatch.setattr(pretrained_detr, "_is_plain", lambda *_: False)
     usual = DetrForObjectDetection.from_pretrained(folder)
-    same_weights(quick, usual)
+    assert same_weights(quick, usual)
     built = [parameter.requires_grad for parameter in tiny_detector().model.parameters()]
     assert not all(built)  # the stem is frozen, and stays so
     assert [parameter.requires_grad for parameter in quick.parameters()] == built
@@ -83,19 +86,19 @@ def test_torch_file_and_shards_load(folder):
     model, _ = load_pretrained(DetrForObjectDetection, folder)
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    same_weights(load_pretrained(DetrForObjectDetection, folder)[0], model)
+    assert same_weights(load_pretrained(DetrForObjectDetection, folder)[0], model)
     (folder / "pytorch_model.bin").unlink()
     model.save_pretrained(folder, max_shard_size="10MB")
-    same_weights(load_pretrained(DetrForObjectDetection, folder)[0], model)
+    assert same_weights(load_pretrained(DetrForObjectDetection, folder)[0], model)
     shard = sorted(folder.glob("model-0*.safetensors"))[1]
     shard.rename(folder / "elsewhere")
-    refused(folder, f"{shard.name}, which model.safetensors.index.json lists, is missing")
+    assert re.search(f"{shard.name}, which model.safetensors.index.json lists, is missing", refusal(folder))
 
 
 def test_lfs_pointer_is_named(folder, shared_path):
     pointer = shared_path("data", "hub_configs", "detrstreamlit_model.safetensors")
     shutil.copy(pointer, folder / "model.safetensors")
-    refused(folder, r"model\.safetensors: this is a Git LFS pointer.*git lfs pull")
+    assert re.search(r"model\.safetensors: this is a Git LFS pointer.*git lfs pull", refusal(folder))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_lfs_pointer_is_named(folder, shared_path):
 def test_truncated_safetensors_is_named(folder, length, reason):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    refused(folder, rf"model\.safetensors: the file (is|was)? ?.*{reason}")
+    assert re.search(rf"model\.safetensors: the file (is|was)? ?.*{reason}", refusal(folder))
 
 
 def test_truncated_torch_file_is_named(folder):
@@ -113,27 +116,27 @@ def test_truncated_torch_file_is_named(folder):
     torch.save({"a": torch.zeros(1000)}, path)
     check_weight_file(path)
     path.write_bytes(path.read_bytes()[:3000])
-    refused(folder, r"pytorch_model\.bin: the file is cut short")
+    assert re.search(r"pytorch_model\.bin: the file is cut short", refusal(folder))
 
 
 def test_page_saved_as_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_text("<html>not found</html>")
-    refused(folder, r"pytorch_model\.bin: this is no file of PyTorch, but perhaps a saved web page")
+    assert re.search(r"pytorch_model\.bin: this is no file of PyTorch, but perhaps a saved web page", refusal(folder))
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    refused(folder, f"{name} is missing")
+    assert re.search(f"{name} is missing", refusal(folder))
 
 
 def test_folder_without_weights(folder):
     (folder / "model.safetensors").unlink()
-    refused(folder, "no weights here")
+    assert re.search("no weights here", refusal(folder))
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"")
-    refused(folder, "exported model without PyTorch's weights.* --backend onnx")
+    assert re.search("exported model without PyTorch's weights.* --backend onnx", refusal(folder))
 
 
 def test_missing_weights_are_named(folder):
@@ -141,51 +144,49 @@ def test_missing_weights_are_named(folder):
     weights = {name: value for name, value in model.state_dict().items() if "bbox_predictor" not in name}
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    refused(folder, r"lacks weights of DetrForObjectDetection: bbox_predictor.*and 3 more")
+    assert re.search(r"lacks weights of DetrForObjectDetection: bbox_predictor.*and 3 more", refusal(folder))
 
 
 def test_weights_of_another_shape_are_refused(folder):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "num_queries": 7}))
-    refused(folder, f"{folder}: ")
+    assert re.search(f"{folder}: ", refusal(folder))
 
 
 def test_other_model_type_is_named(folder):
     (folder / "config.json").write_text('{"model_type": "yolos"}')
-    refused(folder, "a model of type 'yolos', not a DETR")
+    assert re.search("a model of type 'yolos', not a DETR", refusal(folder))
 
 
 def test_model_of_another_purpose_is_refused(folder):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "architectures": ["DetrForSegmentation"]}))
-    refused(folder, f"{folder}: this model segments; use `detr segment` or Segmenter$")
+    assert re.search(f"{folder}: this model segments; use `detr segment` or Segmenter$", refusal(folder))
 
 
 @pytest.mark.parametrize("content", ["{", '{"model_type": "detr", "num_queries": 0}'])
 def test_damaged_config_is_refused(folder, content):
     (folder / "config.json").write_text(content)
-    refused(folder, f"{folder}: ")
+    assert re.search(f"{folder}: ", refusal(folder))
 
 
 @pytest.mark.parametrize("name", ["./missing", "/missing/folder", "a/b/c", "~/missing-folder"])
 def test_missing_folder(name):
-    refused(name, "there is no such folder")
+    assert re.search("there is no such folder", refusal(name))
 
 
 def test_original_file_is_sent_to_the_converter(tmp_path):
     path = tmp_path / "detr-r50-e632da11.pth"
     path.touch()
-    refused(path, r"this is a file; .*conversion/convert_original\.py")
+    assert re.search(r"this is a file; .*conversion/convert_original\.py", refusal(path))
 
 
 def test_unreachable_hub_says_what_to_do(tmp_path):
-    refused(
-        "facebook/detr-resnet-50",
+    assert re.search(
         r"^facebook/detr-resnet-50: the Hugging Face Hub cannot be reached.*hf download.*convert_original.*OFFLINE=1",
-        local_files_only=True,
-        cache_dir=tmp_path,
+        refusal("facebook/detr-resnet-50", local_files_only=True, cache_dir=tmp_path),
     )
-    refused("no such name", "no such folder, and this cannot be a name on the Hub")
+    assert re.search("no such folder, and this cannot be a name on the Hub", refusal("no such name"))
 
 
 class Answer:
@@ -211,7 +212,7 @@ def test_answers_of_the_hub(monkeypatch, cause, match):
         raise OSError("wrapped by transformers") from cause
 
     monkeypatch.setattr(DetrConfig, "get_config_dict", fail)
-    refused("someone/detr", f"^someone/detr: .*{match}", revision="v9")
+    assert re.search(f"^someone/detr: .*{match}", refusal("someone/detr", revision="v9"))
 
 
 @pytest.mark.parametrize("names", [{"0": "a", "2": "c"}, {"1": "a", "2": "b", "3": "c"}])
