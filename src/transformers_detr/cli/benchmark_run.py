@@ -89,7 +89,7 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    model, processor = load_model(model_name, revision, dtype=torch.float32)
+    model, processor = load_model(model_name, revision, torch.float32)
     images = [make_scene(0, 1, SCENE_SIZE).image]
     if pictures:
         images = [load_image(source.location) for source in gather_sources(pictures, recursive=False)]

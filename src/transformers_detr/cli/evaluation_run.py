@@ -144,9 +144,7 @@ class Inference:
         return open_exported(self.model, backend, self.precision, device=self.device or "cpu", revision=self.revision)
 
     def _open(self) -> tuple[Any, DetrImageProcessor]:
-        model, processor = load_model(
-            self.model, self.revision, **({} if self.dtype is None else {"dtype": self.dtype})
-        )
+        model, processor = load_model(self.model, self.revision, self.dtype)
         device = self.device or _default_device()
         try:
             return model.to(device), processor
@@ -203,17 +201,20 @@ class Inference:
         return plan_batches(chosen.images, self.batch_size, equal_sizes)
 
 
-def load_model(name: str, revision: str | None, **options: Any) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+def load_model(
+    name: str, revision: str | None, dtype: str | torch.dtype | None
+) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
     """Load a model, for detection or segmentation as its configuration says, and its image processor.
 
     Args:
         name: Name on the Hub, or a folder.
         revision: Branch, tag or commit on the Hub.
-        **options: Of `from_pretrained`, such as `dtype`.
+        dtype: What it computes in; None: as its weights are stored.
     """
     disable_progress_bar()  # for reading weights, which takes a moment
     segments = holds_segmentation(name, revision)
     model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     return load_pretrained(model_class, name, revision=revision, **options)
 
 

@@ -68,7 +68,7 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         ValueError: A picture or data set cannot be used, or the request does not go together.
     """
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
-        model, processor = load_model(request.model, request.revision, dtype=torch.float32)
+        model, processor = load_model(request.model, request.revision, torch.float32)
         labelled = _labelled(request, model, Path(aside))
         pictures = _pictures(request, labelled)
         feeds = partial(_feeds, request, processor) if request.calibration else None
