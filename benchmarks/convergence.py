@@ -1,7 +1,7 @@
 """How fast DETR learns with the training helpers of a recipe, against plain DETR with the same recipe.
 
-    python benchmarks/convergence.py --data scenes --recipe scenes --steps 2000 --trunk FILE --output convergence
-    python benchmarks/convergence.py --data BCCD --recipe bccd --steps 2080 --trunk FILE --output convergence-bccd
+    python benchmarks/convergence.py --data scenes --recipe scenes --steps 2000 --backbone FILE --output convergence
+    python benchmarks/convergence.py --data BCCD --recipe bccd --steps 2080 --backbone FILE --output convergence-bccd
 
 For each seed plain DETR is trained with `--steps` steps, and DETR with helpers with half as many, each with its whole
 schedule; model, data, augmentation, learning rate and starting features are the same. AP is that of the validation
@@ -25,19 +25,19 @@ from matplotlib.figure import Figure
 from report import machine, print_rows, write_json
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.records import LabelledDataset
-from transformers_detr.training.arguments import TrainingArguments
-from transformers_detr.training.progress import Progress
-from transformers_detr.training.starting_points import starting_point
-from transformers_detr.training.trainer import Trainer
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.records import DetectionDataset
+from transformers_detr.training.arguments import DetrTrainingArguments
+from transformers_detr.training.model_setup import starting_point
+from transformers_detr.training.progress_callback import Progress
+from transformers_detr.training.trainer import DetrTrainer
 
 PLAIN = {"token_weight": 0.0, "tokens_first": 0.0, "anchored_start": False, "query_groups": 1}
 SIDES: dict[str, tuple[dict[str, Any], int]] = {"plain": (PLAIN, 1), "helped": ({}, 2)}
 """Settings beyond the recipe's, and what the steps are divided by."""
 
 EVALUATIONS = 10
-COLOURS = {"plain": "#D55E00", "helped": "#0072B2"}
+COLORS = {"plain": "#D55E00", "helped": "#0072B2"}
 
 Curve = list[dict[str, float]]
 
@@ -64,12 +64,12 @@ class _Clock(TrainerCallback):
         self.curve.append({"step": state.global_step, "wall": self.wall, "processor": self.processor, **scores})
 
 
-def train(dataset: LabelledDataset, given: argparse.Namespace, side: str, seed: int) -> Curve:
+def train(dataset: DetectionDataset, given: argparse.Namespace, side: str, seed: int) -> Curve:
     """Train one model; how good it was when."""
     settings, divisor = SIDES[side]
     steps = given.steps // divisor
     set_seed(seed)
-    point = starting_point(given.recipe, dataset, given.size, trunk_weights=given.trunk)
+    point = starting_point(given.recipe, dataset, given.size, backbone_weights=given.backbone)
     every = max(steps // EVALUATIONS, 1)
     clock = _Clock()
     with TemporaryDirectory() as folder:
@@ -77,8 +77,8 @@ def train(dataset: LabelledDataset, given: argparse.Namespace, side: str, seed: 
         own |= {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "load_best_model_at_end": False}
         own |= {"bf16": given.bfloat16, "use_cpu": not torch.accelerator.is_available(), "logging_steps": every}
         own |= {} if given.batch_size is None else {"per_device_train_batch_size": given.batch_size}
-        arguments = TrainingArguments(**{**point.training, **own, **settings})
-        trainer = Trainer(point.model, arguments, dataset, point.processor, callbacks=[Progress(), clock])
+        arguments = DetrTrainingArguments(**{**point.training, **own, **settings})
+        trainer = DetrTrainer(point.model, arguments, dataset, point.processor, callbacks=[Progress(), clock])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return clock.curve
@@ -107,7 +107,7 @@ def draw(curves: dict[str, Curve], title: str, path: Path) -> None:
         for name, curve in curves.items():
             side, _, seed = name.partition("-")
             along = [0.0] + [point[key] / unit for point in curve]
-            style = {"color": COLOURS[side], "linestyle": ("-", "--", ":")[int(seed) % 3]}
+            style = {"color": COLORS[side], "linestyle": ("-", "--", ":")[int(seed) % 3]}
             axes.plot(along, [0.0] + [point["AP"] for point in curve], label=f"{side}, seed {seed}", **style)
         axes.set(xlabel=label, xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.25)
@@ -120,9 +120,9 @@ def draw(curves: dict[str, Curve], title: str, path: Path) -> None:
 def main() -> int:
     """Train, compare, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="data set with the splits train and val")
+    parser.add_argument("--data", required=True, help="dataset with the splits train and val")
     parser.add_argument("--recipe", required=True, help="recipe of a fresh model, with helpers")
-    parser.add_argument("--trunk", type=Path, help="weights for the trunk, as for `detr train`")
+    parser.add_argument("--backbone", type=Path, help="weights for the backbone, as for `detr train`")
     parser.add_argument("--steps", type=int, default=2000, help="of plain DETR; with helpers half as many")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--size", type=int, help="shorter side, instead of the recipe's")

@@ -35,8 +35,8 @@ from PIL import Image
 from report import Disagreement, add_common_arguments, machine, print_rows, write_json
 
 import transformers_detr
-from transformers_detr.backends.layout import Backend
-from transformers_detr.turns import take_turns
+from transformers_detr.backends.registry import Backend
+from transformers_detr.export.interleaved_timing import time_interleaved
 
 Sides = dict[str, Callable[[], Any]]
 COLUMNS = ("case", "ours, s", "other, s", "other ÷ ours")
@@ -172,7 +172,7 @@ def measure(models: Models, cases: list[str], repeats: int) -> Iterator[tuple[An
             print(f"{case} is left out: {', '.join(missing)} not installed", file=sys.stderr)
             continue
         sides = CASES[case](models)
-        ours, other = (statistics.median(seconds) for seconds in take_turns(sides, repeats).values())
+        ours, other = (statistics.median(seconds) for seconds in time_interleaved(sides, repeats).values())
         yield case, ours, other, other / ours
 
 

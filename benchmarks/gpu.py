@@ -23,7 +23,7 @@ import torch
 from models import Models
 from report import Disagreement, add_common_arguments, machine, print_rows, write_json
 
-from transformers_detr.turns import take_turns
+from transformers_detr.export.interleaved_timing import time_interleaved
 
 COLUMNS = ("what", "batch", "setting", "ours, images/s", "stock, images/s", "ours ÷ stock")
 SETTINGS: dict[str, Callable[[Any], Any]] = {
@@ -56,7 +56,7 @@ def images_per_second(sides: dict[str, Callable[[], Any]], batch: int, repeats: 
         except Exception as error:  # compilers raise anything
             reason = f"{error}\n".splitlines()[0]
             print(f"{side} fails: {type(error).__name__}: {reason}", file=sys.stderr)
-    return {side: batch / statistics.median(values) for side, values in take_turns(running, repeats).items()}
+    return {side: batch / statistics.median(values) for side, values in time_interleaved(running, repeats).items()}
 
 
 def rows_of(

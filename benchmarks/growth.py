@@ -20,7 +20,7 @@ import torch
 from models import Models
 from report import Disagreement, machine, print_rows, write_json
 
-from transformers_detr.turns import take_turns
+from transformers_detr.export.interleaved_timing import time_interleaved
 
 COLUMNS = ("threads", "size", "batch", "ours, images/s", "stock, images/s", "ours ÷ stock")
 
@@ -33,7 +33,7 @@ def measure(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any
         inputs = {"pixel_values": torch.randn(batch, 3, height, width)}
         models.same_answers(inputs)
         with torch.inference_mode():
-            seconds = take_turns(
+            seconds = time_interleaved(
                 {"ours": lambda: models.ours(**inputs), "stock": lambda: models.stock(**inputs)},  # noqa: B023
                 arguments.repeats,
             )

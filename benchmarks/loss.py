@@ -22,10 +22,10 @@ from report import machine, write_json
 from torch import Tensor
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
+from transformers_detr.export.interleaved_timing import time_interleaved
 from transformers_detr.model.loss_detr import LossWeights, set_loss
 from transformers_detr.model.matcher_detr import MatchingCosts
 from transformers_detr.model.targets_detr import read_targets
-from transformers_detr.turns import take_turns
 
 
 def random_batch(images: int, layers: int, objects: int, queries: int, classes: int):
@@ -81,7 +81,7 @@ def main() -> int:
     results = zip(*(run() for run in sides.values()), strict=True)
     difference = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in results)
 
-    seconds = take_turns(sides, arguments.repeats)
+    seconds = time_interleaved(sides, arguments.repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     report = {
         "images": arguments.images,

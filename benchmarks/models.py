@@ -15,8 +15,8 @@ from PIL import Image
 from report import Disagreement
 
 import transformers_detr
-from transformers_detr.backends.layout import Backend
-from transformers_detr.export.folder import export_model
+from transformers_detr.backends.registry import Backend
+from transformers_detr.export.export_folder import export_model
 
 LOGITS, BOXES = 1e-3, 1e-4  # what counts as the same answer
 MIXED_SIZES = [(640, 480), (480, 640), (640, 427), (500, 375), (612, 612), (640, 360), (426, 640), (640, 480)]
@@ -27,7 +27,7 @@ class Models:
     """Both models, both processors, a folder with the weights, and pictures.
 
     Args:
-        backbone: Name of the trunk.
+        backbone: Name of the backbone.
     """
 
     def __init__(self, backbone: str):

@@ -23,7 +23,7 @@ from report import add_common_arguments, machine, print_rows, write_json
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformers_detr.turns import take_turns
+from transformers_detr.export.interleaved_timing import time_interleaved
 
 COLUMNS = ("part", "ms", "part of all", "GFLOP/s", "of the peak")
 SIDE = 2048
@@ -55,7 +55,7 @@ def peak(repeats: int) -> dict[str, float]:
         "convolution of one pixel": (SIDE**3, lambda: torch.conv2d(pixels, matrix[:, :, None, None], dilation=2)),
         "convolution of 3x3": (9 * 256**2 * 120**2, lambda: torch.conv2d(fewer_channels, kernels, padding=1)),
     }
-    seconds = take_turns({side: run for side, (_, run) in sides.items()}, repeats)
+    seconds = time_interleaved({side: run for side, (_, run) in sides.items()}, repeats)
     return {side: 2e-9 * products / min(seconds[side]) for side, (products, _) in sides.items()}
 
 
@@ -78,7 +78,7 @@ def measure(
     models: Models, pixel_values: torch.Tensor, operations: int, best: float, repeats: int
 ) -> Iterator[tuple[Any, ...]]:
     """One row for the whole, and one for each kind of operation."""
-    seconds = statistics.median(take_turns({"ours": lambda: models.ours(pixel_values)}, repeats)["ours"])
+    seconds = statistics.median(time_interleaved({"ours": lambda: models.ours(pixel_values)}, repeats)["ours"])
     yield "all", 1e3 * seconds, 1.0, 1e-9 * operations / seconds, 1e-9 * operations / seconds / best
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(repeats):

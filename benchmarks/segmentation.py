@@ -29,8 +29,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from transformers_detr import DetrConfig, DetrForSegmentation
-from transformers_detr.model.segmentation_detr import NO_MASK
-from transformers_detr.model.segments_detr import post_process_panoptic_segmentation
+from transformers_detr.model.mask_head_detr import NO_MASK
+from transformers_detr.model.postprocessing_segmentation_detr import post_process_panoptic_segmentation
 
 SIDES = ("stock", "all", "confident")
 CLASSES = 250

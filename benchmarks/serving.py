@@ -199,7 +199,7 @@ def serve_naively(model: str, port: int) -> None:
     from transformers import pipeline
 
     from transformers_detr import use_for_auto
-    from transformers_detr.bundled import bundled_folder
+    from transformers_detr.hub.bundled_model import bundled_folder
 
     use_for_auto()
     find, lock = pipeline("object-detection", model=bundled_folder(model)), threading.Lock()

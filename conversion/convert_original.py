@@ -19,17 +19,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from key_map import listing, to_original, to_stored
 from original_files import ConversionError, fetch, read, write
-from transformers_detr.cards.published import published_card
-from transformers_detr.checkpoints import CHECKPOINTS, Checkpoint
-from transformers_detr.loading import LoadingError, load_pretrained
+from transformers_detr.hub.card_of_published import published_card
+from transformers_detr.hub.fingerprint import load_for_verification, verification_numbers, write_record
+from transformers_detr.hub.loading import LoadingError, load_pretrained
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS, Checkpoint
+from transformers_detr.hub.push import plan_upload, upload
+from transformers_detr.hub.staging import PublishingError
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
-from transformers_detr.publishing.staging import PublishingError
-from transformers_detr.publishing.upload import plan_upload, upload
-from transformers_detr.verification import load_for_verification, verification_numbers, write_record
 from verify import verify
 
 
@@ -85,26 +85,28 @@ def convert(
     return saved.eval()
 
 
-def reverse(source: str | Path, path: Path, segmentation: bool = False, trunk: tuple[str, bool] | None = None) -> None:
+def reverse(
+    source: str | Path, path: Path, segmentation: bool = False, backbone: tuple[str, bool] | None = None
+) -> None:
     """Write the weights of a folder or Hub repository as an original checkpoint file.
 
     Args:
         source: Folder or Hub id.
         path: The file to write; must not exist.
         segmentation: Whether there is a mask head.
-        trunk: Name and dilation that the source's trunk must have; None allows any.
+        backbone: Name and dilation that the source's backbone must have; None allows any.
 
     Raises:
-        ConversionError: If the file exists, the trunk is another, or the original has no such weights, which the
+        ConversionError: If the file exists, the backbone is another, or the original has no such weights, which the
             message names.
         LoadingError: If the source cannot be loaded.
     """
     _refuse_existing(path)
     model, _ = load_pretrained(_model_class(segmentation), source, dtype="auto")
     found = model.config.backbone, model.config.dilation
-    if trunk is not None and trunk != found:
-        shown = [f"{name}, dilated" if dilated else str(name) for name, dilated in (found, trunk)]
-        raise ConversionError(f"{source}: the trunk is {shown[0]}, not {shown[1]}")
+    if backbone is not None and backbone != found:
+        shown = [f"{name}, dilated" if dilated else str(name) for name, dilated in (found, backbone)]
+        raise ConversionError(f"{source}: the backbone is {shown[0]}, not {shown[1]}")
     try:
         weights = to_original(model.state_dict())
     except ValueError as error:
@@ -170,8 +172,8 @@ def _run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     _refuse_existing(output)
     if arguments.reverse:
-        trunk = checkpoint.backbone, checkpoint.dilation
-        reverse(arguments.checkpoint or checkpoint.hub_id, output, checkpoint.segmentation, trunk)
+        backbone = checkpoint.backbone, checkpoint.dilation
+        reverse(arguments.checkpoint or checkpoint.hub_id, output, checkpoint.segmentation, backbone)
         print(f"{output}: written")
         return
     file = Path(arguments.checkpoint) if arguments.checkpoint else fetch(checkpoint)

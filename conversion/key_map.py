@@ -36,7 +36,7 @@ def _attention(original: str, stored: str) -> list[Row]:
 
 
 def _convolution_and_norm(convolution: str, norm: str) -> list[Row]:
-    """Rows of a trunk's convolution and the frozen batch norm behind it; torchvision and timm agree."""
+    """Rows of a backbone's convolution and the frozen batch norm behind it; torchvision and timm agree."""
     names = [f"{convolution}.weight"]
     names += [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
     return [(f"backbone.0.body.{name}", (f"model.backbone.conv_encoder.model.{name}",)) for name in names]
@@ -66,7 +66,7 @@ def _decoder_layer() -> list[Row]:
     ]
 
 
-def _trunk_block() -> list[Row]:
+def _backbone_block() -> list[Row]:
     rows = [row for i in (1, 2, 3) for row in _convolution_and_norm(f"layer*.*.conv{i}", f"layer*.*.bn{i}")]
     return rows + _convolution_and_norm("layer*.*.downsample.0", "layer*.*.downsample.1")
 
@@ -86,7 +86,7 @@ DETECTION_BLOCKS: tuple[list[Row], ...] = (
     [("query_embed.weight", ("model.query_position_embeddings.weight",))],
     _affine("input_proj", "model.input_projection"),
     _convolution_and_norm("conv1", "bn1"),
-    _trunk_block(),
+    _backbone_block(),
     [("backbone.1.row_embed.weight", ("model.position_embedding.row_embeddings.weight",))],
     [("backbone.1.col_embed.weight", ("model.position_embedding.column_embeddings.weight",))],
 )

@@ -14,9 +14,9 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from torch import Tensor
 
-from transformers_detr.checkpoints import Checkpoint
-from transformers_detr.loading import LoadingError, check_weight_file
-from transformers_detr.whole_files import new_file
+from transformers_detr.atomic_io import atomic_file
+from transformers_detr.hub.loading import LoadingError, check_weight_file
+from transformers_detr.hub.published_checkpoints import Checkpoint
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -105,7 +105,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def write(weights: dict[str, Tensor], path: Path) -> None:
     """Write weights as an original checkpoint file: a dictionary with the weights under "model"."""
     # By a handle: given a path, torch would write the name of the temporary file into the archive.
-    with new_file(path) as aside, aside.open("wb") as file:
+    with atomic_file(path) as aside, aside.open("wb") as file:
         torch.save({"model": weights}, file)
 
 

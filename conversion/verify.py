@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from original_files import ConversionError
-from transformers_detr.checkpoints import Checkpoint
-from transformers_detr.verification import TOLERANCES
+from transformers_detr.hub.fingerprint import TOLERANCES
+from transformers_detr.hub.published_checkpoints import Checkpoint
 
 REPOSITORY = "facebookresearch/detr"
 _ORIGINAL_NAMES = {"logits": "pred_logits", "pred_boxes": "pred_boxes", "pred_masks": "pred_masks"}
@@ -57,7 +57,7 @@ def compare(original: Original, model: nn.Module, images: Sequence[Tensor]) -> d
     Args:
         original: Takes a list of images and pads them itself, as the original's models do.
         model: Ours.
-        images: Normalised pixels, `(3, H, W)` each.
+        images: Normalized pixels, `(3, H, W)` each.
 
     Returns:
         By name of the output.
@@ -83,7 +83,7 @@ def compare(original: Original, model: nn.Module, images: Sequence[Tensor]) -> d
 
 
 def made_up_images() -> list[Tensor]:
-    """Two normalised images of different sizes: noise at several scales, the same on every machine."""
+    """Two normalized images of different sizes: noise at several scales, the same on every machine."""
     generator = torch.Generator().manual_seed(0)
     images = []
     for height, width in ((427, 640), (512, 384)):

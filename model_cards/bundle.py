@@ -1,4 +1,4 @@
-r"""Make the model in the box of finished trainings that went on from one another, measure it, write its card.
+r"""Make the bundled model of finished trainings that went on from one another, measure it, write its card.
 
 detr scenes --images 500 --seed 3 --output scenes/held
 python model_cards/bundle.py runs/scenes runs/scenes-larger runs/scenes-finest --minutes 75 113 17 \
@@ -6,7 +6,7 @@ python model_cards/bundle.py runs/scenes runs/scenes-larger runs/scenes-finest -
 python model_cards/bundle.py runs/scenes-longer --go-on --minutes 90 --processes 2 --size 288 384 \
   --held-out scenes/held --machine "two cores of an Intel Xeon, beside other work"
 
-With --go-on the first training began with the model in the box, and the card keeps the stages that led to it.
+With --go-on the first training began with the bundled model, and the card keeps the stages that led to it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
-from transformers_detr.bundled import FOLDER, MEASURED, NAME
-from transformers_detr.cards.bundled import bundled_card
-from transformers_detr.loading import load_pretrained
+from transformers_detr.hub.bundled_model import FOLDER, MEASURED, NAME
+from transformers_detr.hub.card_of_bundled import bundled_card
+from transformers_detr.hub.loading import load_pretrained
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 
 RECIPE = "recipe.yaml"
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="what they were trained on, for the card")
     parser.add_argument("--processes", type=int, default=1, help="how many trained together")
     parser.add_argument("--size", type=int, nargs=2, metavar="PIXELS", help="shorter side and limit of the longer one")
-    parser.add_argument("--go-on", action="store_true", help="keep the stages of the model in the box")
+    parser.add_argument("--go-on", action="store_true", help="keep the stages of the bundled model")
     parser.add_argument("--train-images", type=int, default=16000)
     arguments = parser.parse_args()
     stages = json.loads(MEASURED.read_text(encoding="utf-8"))["stages"] if arguments.go_on else []

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from transformers_detr.bundled import NAME
-from transformers_detr.cards.bundled import bundled_card
-from transformers_detr.cards.published import published_card
-from transformers_detr.checkpoints import CHECKPOINTS
+from transformers_detr.hub.bundled_model import NAME
+from transformers_detr.hub.card_of_bundled import bundled_card
+from transformers_detr.hub.card_of_published import published_card
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 
 if __name__ == "__main__":
     cards = {checkpoint.name: published_card(checkpoint) for checkpoint in CHECKPOINTS.values()} | {

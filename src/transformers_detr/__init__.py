@@ -12,14 +12,14 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; loaded when the name is first used.
 _HOMES = {
-    "Detector": "predictor",
+    "Detector": "inference.detector",
     "DetrConfig": "model.configuration_detr",
     "DetrForObjectDetection": "model.modeling_detr",
     "DetrForSegmentation": "model.modeling_segmentation_detr",
     "DetrImageProcessor": "model.image_processing_detr",
     "DetrModel": "model.modeling_detr",
-    "Segmenter": "predictor",
-    "use_for_auto": "auto",
+    "Segmenter": "inference.detector",
+    "use_for_auto": "hub.auto_classes",
 }
 
 __all__ = [
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from transformers_detr.auto import use_for_auto
+    from transformers_detr.hub.auto_classes import use_for_auto
+    from transformers_detr.inference.detector import Detector, Segmenter
     from transformers_detr.model.configuration_detr import DetrConfig
     from transformers_detr.model.image_processing_detr import DetrImageProcessor
     from transformers_detr.model.modeling_detr import DetrForObjectDetection, DetrModel
     from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
-    from transformers_detr.predictor import Detector, Segmenter
 
 
 def __getattr__(name: str) -> Any:

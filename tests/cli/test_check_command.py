@@ -5,8 +5,8 @@ import typer
 from typer.testing import CliRunner
 
 from transformers_detr.cli.check import check
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.scenes import write_scenes
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.synthetic import write_scenes
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from transformers_detr.cli import app
-from transformers_detr.data.scenes import make_scene
+from transformers_detr.data.synthetic import make_scene
 
 
 def iou(box, other):

@@ -15,12 +15,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_detector import save, tiny_detector
 from typer.testing import CliRunner
 
-from tiny_detector import save, tiny_detector
 from transformers_detr import cli
 from transformers_detr.cli.detect import detect
-from transformers_detr.predictor import Detector
+from transformers_detr.inference.detector import Detector
 
 ROUGH_SIZES = [(90, 60), (60, 90), (64, 64), (90, 61), (120, 60)]
 COUNT = 22
@@ -158,9 +158,9 @@ def test_killed_run_resumes_to_the_same_file(finished, model, photos, tmp_path):
     ]
     program = (
         "import sys, time\n"
-        "from transformers_detr import cli, predictor\n"
-        "whole = predictor.Detector.predict\n"
-        "predictor.Detector.predict = lambda *a: (time.sleep(0.2), whole(*a))[1]\n"  # leave time to kill it midway
+        "from transformers_detr import cli; from transformers_detr.inference import detector\n"
+        "whole = detector.Detector.predict\n"
+        "detector.Detector.predict = lambda *a: (time.sleep(0.2), whole(*a))[1]\n"  # leave time to kill it midway
         "cli.app(sys.argv[1:])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)

@@ -12,7 +12,7 @@ import pytest
 
 from key_map import to_stored
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.checkpoints import COCO_NAMES
+from transformers_detr.hub.published_checkpoints import COCO_NAMES
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
 from made_video import make_video, pictures_of, sound_of, times_of
 from tiny_detector import save, tiny_detector
-from transformers_detr import video
+from typer.testing import CliRunner
+
 from transformers_detr.cli import app
+from transformers_detr.inference import video
 
 
 @pytest.fixture(scope="module")

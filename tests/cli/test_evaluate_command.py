@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from evaluation.oracles import pycocotools_evaluation
 from evaluation.scene_model import scene_detector
 from transformers_detr import cli
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.scenes import write_scenes
-from transformers_detr.evaluation.inference import predict
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.synthetic import write_scenes
+from transformers_detr.evaluation.predict import predict
 from transformers_detr.evaluation.predictions import read_predictions, to_coco_results
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_detector import save, tiny_detector
 from typer.testing import CliRunner
 
-from tiny_detector import save, tiny_detector
 from transformers_detr.cli import app
-from transformers_detr.data.scenes import write_scenes
+from transformers_detr.data.synthetic import write_scenes
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from transformers_detr.cli.scenes import scenes as scenes_command
-from transformers_detr.data.scenes import make_scene
+from transformers_detr.data.synthetic import make_scene
 
 
 def test_command(tmp_path):

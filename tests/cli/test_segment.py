@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sure_segmenter import STUFF, sure_segmenter
 from typer.testing import CliRunner
 
-from sure_segmenter import STUFF, sure_segmenter
 from transformers_detr import Segmenter, cli
 from transformers_detr.cli.segment import segment
 from transformers_detr.evaluation.panoptic_quality import count_segments, panoptic_quality
 from transformers_detr.evaluation.predictions import read_predictions
-from transformers_detr.evaluation.segmentation import load_map
+from transformers_detr.evaluation.segmentation_predictions import load_map
+from transformers_detr.inference.segments import Segments
 from transformers_detr.model.coco_masks_detr import rgb_to_ids
-from transformers_detr.picture_segments import Segments
 
 ROUGH_SIZES = [(90, 60), (60, 90), (64, 64), (90, 61), (120, 60)]
 COUNT, BROKEN = 14, 6

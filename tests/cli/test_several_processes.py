@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.scenes import write_scenes
+from transformers_detr.data.synthetic import write_scenes
 
 
 def detr(processes, *arguments):

@@ -1,4 +1,4 @@
-"""`detr train`: from a folder of labelled images to a folder with a model."""
+"""`detr train`: from a folder of labeled images to a folder with a model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from data.conftest import WRITERS
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor, cli
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.scenes import CLASS_NAMES, make_scene
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.synthetic import CLASS_NAMES, make_scene
 
 QUICK = ("--set", "use_cpu=true", "--set", "report_to=none", "--workers", "0", "--epochs", "1")
 
@@ -106,7 +106,7 @@ def test_a_training_is_not_overwritten_and_can_go_on(written, model, tmp_path):
     assert "holds no checkpoint to go on from" in nothing.output
 
 
-def test_masks_are_learnt_too(written, tmp_path):
+def test_masks_are_learned_too(written, tmp_path):
     folder, output = tmp_path / "model", tmp_path / "run"
     config = {**TINY, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
     DetrForObjectDetection(DetrConfig(**config)).save_pretrained(folder)
@@ -121,7 +121,7 @@ def test_masks_are_learnt_too(written, tmp_path):
     assert yaml.safe_load((output / "recipe.yaml").read_text())["training"]["masks"]
     without = run("--data", written("voc"), "--model", output, "--output", tmp_path / "other", *QUICK)
     assert without.exit_code == 1
-    assert "scene00.xml, image 0, object 1: masks are to be learnt, but it has none" in without.output
+    assert "scene00.xml, image 0, object 1: masks are to be learned, but it has none" in without.output
 
 
 def test_a_preview_shows_what_the_model_would_see(written, model, tmp_path):
@@ -168,14 +168,14 @@ def test_lora_is_merged_into_plain_weights(written, model, tmp_path):
     name = "model.encoder.layers.0.self_attn.q_proj.weight"
     difference = after.state_dict()[name] - before.state_dict()[name]
     assert 0 < torch.linalg.matrix_rank(difference) <= 2
-    trunk = "model.backbone.conv_encoder.model.layer4.0.conv1.weight"
-    assert torch.equal(after.state_dict()[trunk], before.state_dict()[trunk])
+    backbone = "model.backbone.conv_encoder.model.layer4.0.conv1.weight"
+    assert torch.equal(after.state_dict()[backbone], before.state_dict()[backbone])
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learning_rat=1", "TrainingArguments has no field 'learning_rat'"),
+        ("learning_rat=1", "DetrTrainingArguments has no field 'learning_rat'"),
         ("learning_rate", "must be NAME=VALUE"),
         ("augmentation=mosaic", "augmentation must be one of"),
         ("freeze=[tail]", "'tail' is no part of the model"),

@@ -11,7 +11,7 @@ import torch
 
 from convert_original import config_of, convert, main, reverse
 from original_files import ConversionError, read, write
-from transformers_detr.checkpoints import CHECKPOINTS
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 from transformers_detr.model.configuration_detr import DetrConfig
 
 TINY = {
@@ -282,7 +282,7 @@ def test_existing_output_is_left_alone(weights, tmp_path, capsys):
 
 
 def test_reverse_refuses_what_the_original_does_not_have(tmp_path):
-    """A folder with another trunk converts to nothing that the original could load."""
+    """A folder with another backbone converts to nothing that the original could load."""
     from transformers_detr.model.image_processing_detr import DetrImageProcessor
     from transformers_detr.model.modeling_detr import DetrForObjectDetection
 
@@ -294,11 +294,11 @@ def test_reverse_refuses_what_the_original_does_not_have(tmp_path):
     assert not (tmp_path / "back.pth").exists()
 
 
-def test_reverse_refuses_another_trunk_than_the_checkpoints(weights, tmp_path, capsys):
+def test_reverse_refuses_another_backbone_than_the_checkpoints(weights, tmp_path, capsys):
     folder, path = tmp_path / "folder", tmp_path / "x.pth"
     convert(weights, DetrConfig(**TINY), folder)
     assert main(["detr-resnet-50-dc5", "--checkpoint", str(folder), "--output", str(path), "--reverse"]) == 1
-    assert capsys.readouterr().err == f"error: {folder}: the trunk is resnet18, not resnet50, dilated\n"
+    assert capsys.readouterr().err == f"error: {folder}: the backbone is resnet18, not resnet50, dilated\n"
     assert not path.exists()
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from original_files import ConversionError, download, fetch
-from transformers_detr.checkpoints import CHECKPOINTS
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 
 CONTENT = bytes(range(256)) * 5000
 HEAD = hashlib.sha256(CONTENT).hexdigest()[:8]

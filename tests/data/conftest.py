@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transformers_detr.data.scenes import CLASS_NAMES, make_scene
+from transformers_detr.data.synthetic import CLASS_NAMES, make_scene
 
 SPLITS = {"train": range(8), "val": range(8, 12)}
 

@@ -12,17 +12,17 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from typer.main import get_command
-
 from guides import PAGES, REPOSITORY, blocks, detr_arguments
 from local_hub.server import HubServer
 from made_video import make_video
+from PIL import Image
 from sure_segmenter import sure_segmenter
 from tiny_detector import save, tiny_detector
-from transformers_detr.bundled import NAME
+from typer.main import get_command
+
 from transformers_detr.cli import app
-from transformers_detr.data.scenes import make_scene
+from transformers_detr.data.synthetic import make_scene
+from transformers_detr.hub.bundled_model import NAME
 
 COMMANDS = [
     pytest.param(arguments, id=f"{page.stem}: {' '.join(arguments)[:60]}")
@@ -36,7 +36,7 @@ NAMES = ("facebook/detr-resnet-50", "facebook/detr-resnet-50-panoptic", NAME)
 MIGRATED = {
     "transformers_detr": ["DetrForObjectDetection", "DetrForSegmentation", "DetrModel", "DetrConfig", "use_for_auto"],
     "transformers_detr.model.postprocessing_detr": ["post_process_instance_masks"],
-    "transformers_detr.model.segments_detr": ["post_process_panoptic_paper"],
+    "transformers_detr.model.postprocessing_segmentation_detr": ["post_process_panoptic_paper"],
     "transformers_detr.model.matcher_detr": ["match"],
     "transformers_detr.model.loss_detr": ["set_loss"],
 }
@@ -76,12 +76,12 @@ def test_what_one_migrates_to_exists(module, name):
 
 def test_settings_that_one_migrates_to_exist():
     from transformers_detr import DetrConfig
-    from transformers_detr.training.arguments import TrainingArguments
+    from transformers_detr.training.arguments import DetrTrainingArguments
 
     guide = (REPOSITORY / "docs" / "guides" / "migrate.md").read_text(encoding="utf-8")
     settings = set(re.findall(r"--set (\w+)=", guide))
     assert settings
-    assert settings <= set(TrainingArguments.__dataclass_fields__)
+    assert settings <= set(DetrTrainingArguments.__dataclass_fields__)
     fields = set(re.findall(r"`(\w+_(?:cost|coefficient|layers|ffn_dim|type|queries))`", guide))
     assert {"class_cost", "eos_coefficient", "encoder_layers", "num_queries"} <= fields
     assert all(hasattr(DetrConfig(), field) for field in fields)

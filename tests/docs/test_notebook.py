@@ -5,9 +5,8 @@ import re
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-
 from guides import REPOSITORY
+from nbclient import NotebookClient
 
 PATH = REPOSITORY / "docs" / "notebooks" / "first_steps.ipynb"
 

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
 from guides import REPOSITORY
 
 

@@ -1,19 +1,19 @@
-"""A small generated data set, a small detector for it, and what the two give."""
+"""A small generated dataset, a small detector for it, and what the two give."""
 
 from __future__ import annotations
 
 import pytest
 
 from evaluation.scene_model import scene_detector
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.scenes import write_scenes
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.synthetic import write_scenes
 
 IMAGES = 11
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    """Folder of a COCO data set of generated scenes of several sizes, with crowds; image and class ids begin at 0."""
+    """Folder of a COCO dataset of generated scenes of several sizes, with crowds; image and class ids begin at 0."""
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", IMAGES, seed=3)
 
 

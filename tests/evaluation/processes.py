@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import distributed
 
 from evaluation.scene_model import scene_detector
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.evaluation.inference import plan_batches, predict, predict_to_log
-from transformers_detr.evaluation.prediction_log import PredictionLog
+from transformers_detr.data.load import open_dataset
+from transformers_detr.evaluation.predict import plan_batches, predict, predict_to_log
+from transformers_detr.evaluation.prediction_writer import PredictionLog
 
 
 def run_process(rank, processes, folder, scenes):

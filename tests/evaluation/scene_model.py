@@ -1,9 +1,9 @@
 """A small detector for generated scenes."""
 
 import torch
-
 from tiny_detector import tiny_detector
-from transformers_detr.data.scenes import CLASS_NAMES
+
+from transformers_detr.data.synthetic import CLASS_NAMES
 
 
 def scene_detector():

@@ -7,10 +7,10 @@ import pytest
 
 from convert_original import config_of
 from key_map import to_stored
-from transformers_detr.checkpoints import CHECKPOINTS
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.evaluation.inference import plan_batches, predict
+from transformers_detr.data.load import open_dataset
 from transformers_detr.evaluation.padding_check import padding_differences
+from transformers_detr.evaluation.predict import plan_batches, predict
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from evaluation.oracles import perturbed_results, pycocotools_evaluation, random_dataset
-from transformers_detr.evaluation.diagnosis import (
+from transformers_detr.evaluation.matching import assign, match_images
+from transformers_detr.evaluation.operating_points import (
     best_operating_point,
     confusion_matrix,
     precision_recall,
@@ -16,7 +17,6 @@ from transformers_detr.evaluation.diagnosis import (
     score_histogram,
     worst_images,
 )
-from transformers_detr.evaluation.matching import assign, match_images
 from transformers_detr.evaluation.predictions import from_coco_results
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.oracles import perturbed_results, random_dataset
-from transformers_detr.evaluation.prediction_log import PredictionLog, read_settings
+from transformers_detr.evaluation.prediction_writer import PredictionLog, read_settings
 from transformers_detr.evaluation.predictions import (
     ImagePrediction,
     PanopticFile,

@@ -1,12 +1,12 @@
 """A tiny detector, exported by the command once for all tests here."""
 
 import pytest
+from tiny_detector import save, tiny_detector
+from tiny_detr import NATIVE_BACKBONE, randomize_norms
 from typer.testing import CliRunner
 
-from tiny_detector import save, tiny_detector
-from tiny_detr import NATIVE_TRUNK, randomise_norms
 from transformers_detr.cli import app
-from transformers_detr.data.scenes import make_scene
+from transformers_detr.data.synthetic import make_scene
 
 SIZES = [(200, 120), (120, 200), (160, 161), (99, 255)]
 
@@ -14,9 +14,9 @@ SIZES = [(200, 120), (120, 200), (160, 161), (99, 255)]
 @pytest.fixture(scope="session")
 def detector():
     # The shortcut of its first stage is a kernel of one pixel, which carries on whatever padding holds.
-    trunk = NATIVE_TRUNK | {"hidden_sizes": [32, 32, 64, 128]}
-    found = tiny_detector(backbone=None, backbone_config=trunk)
-    randomise_norms(found.model)
+    backbone = NATIVE_BACKBONE | {"hidden_sizes": [32, 32, 64, 128]}
+    found = tiny_detector(backbone=None, backbone_config=backbone)
+    randomize_norms(found.model)
     return found
 
 

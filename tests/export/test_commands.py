@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
 from sure_segmenter import sure_segmenter
 from tiny_detector import NAMES, save
 from tiny_detr import padded_batch
+from typer.testing import CliRunner
+
 from transformers_detr import Detector, Segmenter
-from transformers_detr.backends.opening import open_exported
+from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.cli import app
 from transformers_detr.cli.benchmark_run import Result, advice
 from transformers_detr.evaluation.predictions import read_predictions
-from transformers_detr.export.folder import export_model
+from transformers_detr.export.export_folder import export_model
 from transformers_detr.export.parity import Difference
 
 
@@ -35,7 +35,7 @@ def test_detect_finds_the_same(saved, exported, tmp_path):
     np.testing.assert_allclose([one["bbox"] for one in found], [one["bbox"] for one in expected], atol=0.01)
 
 
-def test_precision_chooses_the_file(saved, exported, labelled, tmp_path):
+def test_precision_chooses_the_file(saved, exported, labeled, tmp_path):
     """The numbers are those of the engine that opens the 8-bit file, and not those of the other one."""
     picture = saved[1] / "0.png"
     choice = ("--model", exported, "--backend", "onnx", "--precision")
@@ -48,7 +48,7 @@ def test_precision_chooses_the_file(saved, exported, labelled, tmp_path):
         np.testing.assert_allclose(found[precision], detector(picture, threshold=0).scores, atol=1e-5)
     assert np.abs(np.subtract(found["fp32"], found["int8"])).max() > 1e-4
 
-    run("evaluate", "--data", labelled, "--batch-size", 1, "--output", tmp_path / "scored", *choice, "int8")
+    run("evaluate", "--data", labeled, "--batch-size", 1, "--output", tmp_path / "scored", *choice, "int8")
     metrics = json.loads((tmp_path / "scored" / "metrics.json").read_text())
     assert metrics["settings"]["precision"] == "int8"
     scored = next(iter(read_predictions(tmp_path / "scored" / "predictions.jsonl")))
@@ -65,7 +65,7 @@ def test_precision_goes_with_a_backend(verb, saved):
 
 
 @pytest.fixture(scope="module")
-def labelled(saved, pictures):
+def labeled(saved, pictures):
     """A file that labels one object in each of the pictures."""
     files = sorted(saved[1].glob("*.png"))
     box = {"category_id": 0, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
@@ -82,8 +82,8 @@ def labelled(saved, pictures):
     return path
 
 
-def test_evaluate_predicts_the_same(saved, exported, labelled, tmp_path):
-    common = ("evaluate", "--data", labelled)
+def test_evaluate_predicts_the_same(saved, exported, labeled, tmp_path):
+    common = ("evaluate", "--data", labeled)
     run(*common, "--model", saved[0], "--output", tmp_path / "pytorch")
     run(*common, "--model", exported, "--backend", "openvino", "--output", tmp_path / "openvino")
     expected, found = (
@@ -101,9 +101,9 @@ def test_evaluate_predicts_the_same(saved, exported, labelled, tmp_path):
         (("detect", "--dtype", "float16"), "an exported model has its own"),
     ],
 )
-def test_what_an_exported_model_has_of_its_own(arguments, message, saved, exported, labelled, tmp_path):
+def test_what_an_exported_model_has_of_its_own(arguments, message, saved, exported, labeled, tmp_path):
     verb, *options = arguments
-    given = ["--data", labelled, "--output", tmp_path / "out"] if verb == "evaluate" else [saved[1] / "0.png"]
+    given = ["--data", labeled, "--output", tmp_path / "out"] if verb == "evaluate" else [saved[1] / "0.png"]
     command = [verb, *given, *options, "--model", exported, "--backend", "onnx"]
     result = CliRunner().invoke(app, [str(part) for part in command], env={"COLUMNS": "200"})
     assert result.exit_code in (1, 2)

@@ -8,16 +8,16 @@ import sys
 import onnxruntime
 import pytest
 import torch
+from tiny_detr import padded_batch
 from typer.testing import CliRunner
 
-from tiny_detr import padded_batch
 from transformers_detr.backends.engines import DeviceError
-from transformers_detr.backends.opening import open_exported
+from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.cli import app
 
 DROPPED_ELSEWHERE = """
 import os, signal, sys, threading
-from transformers_detr.backends.opening import open_exported
+from transformers_detr.backends.load_exported import open_exported
 
 held = list(open_exported(sys.argv[1], "openvino", "fp32"))
 thread = threading.Thread(target=held.clear)

@@ -7,21 +7,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tiny_detector import tiny_detector
+from tiny_detr import padded_batch
 from typer.testing import CliRunner
 
 from export.conftest import export
 from serving.conftest import png, running
-from tiny_detector import tiny_detector
-from tiny_detr import padded_batch
 from transformers_detr import Detector, Segmenter
-from transformers_detr.backends.layout import exported_files, model_file
-from transformers_detr.backends.opening import open_exported
+from transformers_detr.backends.load_exported import open_exported
+from transformers_detr.backends.registry import exported_files, model_file
 from transformers_detr.cli import app
-from transformers_detr.export.folder import export_model
+from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_report import Compared
 from transformers_detr.export.parity import Yardstick, conditions, difference
-from transformers_detr.export.report import Compared
-from transformers_detr.loading import LoadingError
-from transformers_detr.serving.loaders import model_loaders
+from transformers_detr.hub.loading import LoadingError
+from transformers_detr.serving.model_loading import model_loaders
 
 SLOW_TORCH = pytest.param("torch", marks=pytest.mark.slow)
 BACKENDS = ["onnx", "openvino", SLOW_TORCH]
@@ -142,7 +142,7 @@ def test_half_precision_halves_the_file(fully_exported):
     assert files["onnx", "fp32"].stat().st_size > 1.7 * files["onnx", "fp16"].stat().st_size
 
 
-def test_only_trunk_and_encoder_are_rounded(exported):
+def test_only_backbone_and_encoder_are_rounded(exported):
     graph = onnx.load(exported / "onnx" / "model_quantized.onnx").graph
     rounded = {node.name for node in graph.node if node.op_type == "QuantizeLinear"}
     producers = {name: node.name for node in graph.node for name in node.output}

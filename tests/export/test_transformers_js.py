@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformers_detr.data.scenes import make_scene
+from transformers_detr.data.synthetic import make_scene
 
 NOT_THERE = 3
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")

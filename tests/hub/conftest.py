@@ -1,7 +1,6 @@
 """The local Hub of these tests: a server, and a process with the real client that is pointed at it."""
 
 import pytest
-
 from local_hub.process import HubProcess
 from local_hub.server import HubServer
 from local_hub.steps import empty_cache

@@ -7,17 +7,18 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from PIL import Image
-
 from local_hub.steps import run_snippet, validate_card
+from PIL import Image
 from tiny_detector import tiny_detector
-from tiny_detr import randomise_norms, tiny_config
-from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor, bundled
-from transformers_detr.cards.own import own_card
-from transformers_detr.cards.published import published_card
-from transformers_detr.cards.rendering import EXAMPLE_PHOTO
-from transformers_detr.checkpoints import CHECKPOINTS, COCO_NAMES, KNOWN_DETECTIONS_39769, NEVER_RELEASED
-from transformers_detr.custom_code import add_custom_code
+from tiny_detr import randomize_norms, tiny_config
+
+from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
+from transformers_detr.hub import bundled_model
+from transformers_detr.hub.card_of_published import published_card
+from transformers_detr.hub.card_of_trained import own_card
+from transformers_detr.hub.card_rendering import EXAMPLE_PHOTO
+from transformers_detr.hub.custom_code import add_custom_code
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS, COCO_NAMES, KNOWN_DETECTIONS_39769, NEVER_RELEASED
 
 EVERY_CHECKPOINT = pytest.mark.parametrize("checkpoint", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
 FIELDS = {  # type in the metadata → field of PublishedScores
@@ -120,7 +121,7 @@ def test_the_hub_takes_the_metadata(hub, cards, checkpoint):
 
 @pytest.mark.current_stock
 def test_the_hub_takes_the_metadata_of_the_model_in_the_box(hub, repository):
-    text = (repository / "model_cards" / f"{bundled.NAME}.md").read_text(encoding="utf-8")
+    text = (repository / "model_cards" / f"{bundled_model.NAME}.md").read_text(encoding="utf-8")
     hub.call(validate_card, text)
     data = ModelCard(text).data
     wanted = {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "object-detection"}
@@ -141,7 +142,7 @@ def stand_ins(tmp_path_factory):
     torch.manual_seed(0)
     config = tiny_config(num_labels=250, id2label=panoptic.id2label, label_ids_to_fuse=[], **heads)
     segmenter = DetrForSegmentation(config).eval()
-    randomise_norms(segmenter)
+    randomize_norms(segmenter)
     segmenter.detr.class_labels_classifier.bias.data[17] += 9
     for name, model in (("detector", detector.model), ("segmenter", segmenter)):
         model.save_pretrained(folder / name)

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
-
 from local_hub.steps import push
+from PIL import Image
 from tiny_detector import save, tiny_detector
-from tiny_detr import NATIVE_TRUNK
+from tiny_detr import NATIVE_BACKBONE
+
 from transformers_detr import DetrImageProcessor
 
 NAME = "an-org/detr-tiny"
@@ -29,7 +29,7 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_pushed_model_loads_both_ways_and_gives_the_same_boxes(hub, repository, tmp_path):
-    detector = tiny_detector(backbone=None, backbone_config=NATIVE_TRUNK)
+    detector = tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE)
     detector.image_processor = DetrImageProcessor(size={"shortest_edge": SIZE[0], "longest_edge": 2 * SIZE[0]})
     folder = save(detector, tmp_path / "model")
     pushed = hub.call(push, folder, NAME, "--with-custom-code")
@@ -47,7 +47,7 @@ def test_the_pushed_model_loads_both_ways_and_gives_the_same_boxes(hub, reposito
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "1",
     }
-    script = repository / "tests" / "house" / "clean_process.py"
+    script = repository / "tests" / "architecture" / "clean_process.py"
     blocked = "transformers_detr,scipy,pycocotools,requests,supervision"
     command = [sys.executable, script, blocked, tmp_path / "noise.png", tmp_path / "result.json", NAME]
     done = subprocess.run(list(map(str, command)), env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -3,15 +3,15 @@
 import json
 
 import torch
+from local_hub.steps import convert_and_push
+from tiny_detr import tiny_config
 
 from key_map import to_original
-from local_hub.steps import convert_and_push
 from original_files import write
-from tiny_detr import tiny_config
 from transformers_detr import DetrForObjectDetection
-from transformers_detr.cards.published import published_card
-from transformers_detr.checkpoints import CHECKPOINTS
-from transformers_detr.verification import RECORD
+from transformers_detr.hub.card_of_published import published_card
+from transformers_detr.hub.fingerprint import RECORD
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 
 NAME = "an-org/detr-resnet-50"
 

@@ -4,13 +4,13 @@ import json
 import shutil
 
 import pytest
-
 from local_hub.server import Fault
 from local_hub.steps import NOBODY, WRITER, detect, run_command
 from tiny_detector import tiny_detector
-from tiny_detr import NATIVE_TRUNK
-from transformers_detr.data.scenes import make_scene
-from transformers_detr.export.folder import export_model
+from tiny_detr import NATIVE_BACKBONE
+
+from transformers_detr.data.synthetic import make_scene
+from transformers_detr.export.export_folder import export_model
 
 NAME = "an-org/detr-exported"
 
@@ -19,7 +19,7 @@ NAME = "an-org/detr-exported"
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
     folder.mkdir()
-    detector = tiny_detector(backbone=None, backbone_config=NATIVE_TRUNK)
+    detector = tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE)
     export_model(folder, detector.model, detector.image_processor, ("onnx", "openvino"))
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from local_hub.server import Fault
 from local_hub.steps import NOBODY, WRITER, load
+from safetensors.torch import load_file
 from tiny_detector import save, tiny_detector
-from tiny_detr import NATIVE_TRUNK
+from tiny_detr import NATIVE_BACKBONE
+
 from transformers_detr import DetrForObjectDetection
-from transformers_detr.loading import LoadingError, load_pretrained
+from transformers_detr.hub.loading import LoadingError, load_pretrained
 
 NAME = "an-org/detr-tiny"
 
@@ -21,7 +21,7 @@ NAME = "an-org/detr-tiny"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     return save(
-        tiny_detector(backbone=None, backbone_config=NATIVE_TRUNK), tmp_path_factory.mktemp("loading") / "model"
+        tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE), tmp_path_factory.mktemp("loading") / "model"
     )
 
 

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from local_hub.server import Fault, card_errors
 from local_hub.steps import NOBODY, READER, WRITER, load, push
+from safetensors.torch import load_file, save_file
 from tiny_detector import save, tiny_detector
-from tiny_detr import NATIVE_TRUNK
-from transformers_detr.custom_code import CODE_FILES
-from transformers_detr.verification import RECORD
+from tiny_detr import NATIVE_BACKBONE
+
+from transformers_detr.hub.custom_code import CODE_FILES
+from transformers_detr.hub.fingerprint import RECORD
 
 NAME = "an-org/detr-tiny"
 ONCE = {
@@ -34,7 +34,9 @@ ONCE = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = save(tiny_detector(backbone=None, backbone_config=NATIVE_TRUNK), tmp_path_factory.mktemp("push") / "model")
+    folder = save(
+        tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE), tmp_path_factory.mktemp("push") / "model"
+    )
     (folder / "optimizer.pt").write_bytes(b"state")
     (folder / "checkpoint-1").mkdir()
     (folder / "checkpoint-1" / "model.safetensors").write_bytes(b"older")
@@ -55,7 +57,7 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
 
 
-def travelling(folder):
+def traveling(folder):
     names = ["config.json", "preprocessor_config.json", "model.safetensors", "model.onnx", "evaluation/metrics.json"]
     names += ["openvino/openvino_model.xml", "openvino/openvino_model.bin", "export_report.json", "export_report.md"]
     return {name: (folder / name).read_bytes() for name in names}
@@ -63,8 +65,8 @@ def travelling(folder):
 
 def is_complete(hub, folder, revision="main"):
     content = hub.server.content(NAME, revision)
-    assert set(content) == {*travelling(folder), "README.md", RECORD}
-    return travelling(folder).items() <= content.items()
+    assert set(content) == {*traveling(folder), "README.md", RECORD}
+    return traveling(folder).items() <= content.items()
 
 
 def changing(hub):
@@ -299,7 +301,7 @@ def test_a_name_that_cannot_be_one(hub, folder):
 
 
 def test_a_model_that_stock_gets_wrong_needs_its_code(hub, tmp_path):
-    """Stock loses the activations of a trunk that fuses them with its norms."""
+    """Stock loses the activations of a backbone that fuses them with its norms."""
     with torch.random.fork_rng():
         folder = save(tiny_detector(backbone="mobilenetv2_035"), tmp_path / "model")
     refused = hub.call(push, folder, NAME)

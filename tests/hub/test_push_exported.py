@@ -3,12 +3,12 @@
 import json
 
 import pytest
-
 from local_hub.steps import detect, load, push
 from tiny_detector import tiny_detector
-from tiny_detr import NATIVE_TRUNK
-from transformers_detr.export.folder import export_model
-from transformers_detr.verification import RECORD
+from tiny_detr import NATIVE_BACKBONE
+
+from transformers_detr.export.export_folder import export_model
+from transformers_detr.hub.fingerprint import RECORD
 
 NAME = "an-org/detr-exported"
 
@@ -17,7 +17,7 @@ NAME = "an-org/detr-exported"
 def folder(tmp_path):
     folder = tmp_path / "exported"
     folder.mkdir()
-    detector = tiny_detector(backbone=None, backbone_config=NATIVE_TRUNK)
+    detector = tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE)
     export_model(folder, detector.model, detector.image_processor, ("onnx", "torch"))
     (folder / "export_report.json").write_text(json.dumps({"compared": []}))
     detector.model.save_pretrained(tmp_path / "weights")

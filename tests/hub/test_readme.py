@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from local_hub.process import HubProcess
 from local_hub.server import HubServer
 from local_hub.steps import run_command, run_snippet
+from PIL import Image
 from tiny_detector import save, tiny_detector
 
 NAME = "facebook/detr-resnet-50"

@@ -1,16 +1,16 @@
-"""The trunk: frozen norms, what trains, and exact padding."""
+"""The backbone: frozen norms, what trains, and exact padding."""
 
 from __future__ import annotations
 
 import pytest
 import timm
 import torch
+from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
 from torch import nn
 
-from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
 from transformers_detr import DetrConfig
 from transformers_detr.model.backbone_detr import DetrConvEncoder
-from transformers_detr.model.norms_detr import DetrFrozenBatchNorm2d, freeze_batch_norms
+from transformers_detr.model.frozen_batch_norm_detr import DetrFrozenBatchNorm2d, freeze_batch_norms
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])
@@ -27,26 +27,26 @@ def test_frozen_batch_norm_is_batch_norm_in_eval_mode(eps):
 
 
 def test_fused_activations_survive_freezing():
-    """Trunks such as MobileNet fuse norm and activation in one layer."""
+    """Backbones such as MobileNet fuse norm and activation in one layer."""
     torch.manual_seed(0)
-    trunk = timm.create_model("mobilenetv2_100", features_only=True).eval()
+    backbone = timm.create_model("mobilenetv2_100", features_only=True).eval()
     images = torch.randn(1, 3, 64, 64)
-    expected = trunk(images)
-    freeze_batch_norms(trunk)
-    for before, after in zip(expected, trunk(images), strict=True):
+    expected = backbone(images)
+    freeze_batch_norms(backbone)
+    for before, after in zip(expected, backbone(images), strict=True):
         assert torch.allclose(before, after, atol=1e-4)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
 
 
 def test_layer_norms_are_left_alone():
-    trunk = timm.create_model("convnext_atto", features_only=True)
-    before = [type(module) for module in trunk.modules()]
-    freeze_batch_norms(trunk)
-    assert [type(module) for module in trunk.modules()] == before
+    backbone = timm.create_model("convnext_atto", features_only=True)
+    before = [type(module) for module in backbone.modules()]
+    freeze_batch_norms(backbone)
+    assert [type(module) for module in backbone.modules()] == before
 
 
 @pytest.mark.parametrize(
-    ("trunk", "last_frozen", "first_trained"),
+    ("backbone", "last_frozen", "first_trained"),
     [
         ({"backbone": "resnet18"}, "layer1.1.conv2.weight", "layer2.0.conv1.weight"),
         ({"backbone": "mobilenetv2_100"}, "blocks.1.1.conv_pwl.weight", "blocks.2.0.conv_pw.weight"),
@@ -55,14 +55,14 @@ def test_layer_norms_are_left_alone():
         ({"backbone": "xception41"}, "blocks_1.stack.conv2.conv_pw.weight", "blocks_1.stack.conv3.conv_dw.weight"),
         ({"backbone": "hrnet_w18_small"}, "layer1.0.downsample.0.weight", "transition1.0.0.weight"),
         (
-            {"backbone_config": NATIVE_TRUNK},
+            {"backbone_config": NATIVE_BACKBONE},
             "encoder.stages.0.layers.0.layer.1.convolution.weight",
             "encoder.stages.1.layers.0.shortcut.convolution.weight",
         ),
     ],
 )
-def test_stem_and_first_stage_are_not_trained(trunk, last_frozen, first_trained):
-    encoder = DetrConvEncoder(DetrConfig(**trunk))
+def test_stem_and_first_stage_are_not_trained(backbone, last_frozen, first_trained):
+    encoder = DetrConvEncoder(DetrConfig(**backbone))
     flags = [(name, parameter.requires_grad) for name, parameter in encoder.model.named_parameters()]
     index = [name for name, _ in flags].index(last_frozen)
     assert not any(trains for _, trains in flags[: index + 1])
@@ -70,7 +70,7 @@ def test_stem_and_first_stage_are_not_trained(trunk, last_frozen, first_trained)
     assert flags[index + 1][0] == first_trained
 
 
-def test_trunks_that_put_channels_last_give_them_first():
+def test_backbones_that_put_channels_last_give_them_first():
     small = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "img_size": 64, "window_size": 2}
     config = DetrConfig(backbone="swin_tiny_patch4_window7_224", backbone_kwargs=small)
     encoder = DetrConvEncoder(config).eval()
@@ -92,37 +92,37 @@ def test_dilation_halves_the_stride_of_the_last_stage():
     assert shapes[True] == [(17, 25), (9, 13), (5, 7), (5, 7)]
 
 
-def test_unknown_trunk_is_named():
+def test_unknown_backbone_is_named():
     with pytest.raises(ValueError, match="'resnet5O' is not the name of a timm model"):
         DetrConvEncoder(DetrConfig(backbone="resnet5O"))
 
 
 @pytest.mark.parametrize(
-    ("trunk", "supported"),
+    ("backbone", "supported"),
     [
         ({"backbone": "resnet18"}, True),
         ({"backbone": "resnet18", "dilation": True}, True),
         ({"backbone": "mobilenetv2_100"}, True),
-        ({"backbone_config": NATIVE_TRUNK}, True),
+        ({"backbone_config": NATIVE_BACKBONE}, True),
         ({"backbone": "mobilenetv2_100", "backbone_kwargs": {"pad_type": "same"}}, False),  # asymmetric padding
         ({"backbone": "regnety_002"}, False),  # squeeze-and-excitation sees the whole canvas
         ({"backbone": "convnext_atto"}, False),  # patches
     ],
 )
-def test_exact_padding_is_offered_where_it_is_exact(trunk, supported):
-    assert DetrConvEncoder(DetrConfig(**trunk)).supports_exact_padding is supported
+def test_exact_padding_is_offered_where_it_is_exact(backbone, supported):
+    assert DetrConvEncoder(DetrConfig(**backbone)).supports_exact_padding is supported
 
 
 SIZES = [(50, 97), (96, 61), (33, 34)]
 
 
-@pytest.mark.parametrize("trunk", [{}, {"dilation": True}, {"backbone_config": NATIVE_TRUNK}])
+@pytest.mark.parametrize("backbone", [{}, {"dilation": True}, {"backbone_config": NATIVE_BACKBONE}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.inference_mode()
-def test_exact_padding_gives_the_features_of_the_image_alone(trunk, dtype):
+def test_exact_padding_gives_the_features_of_the_image_alone(backbone, dtype):
     torch.manual_seed(0)
-    encoder = DetrConvEncoder(tiny_config(**trunk)).eval()
-    randomise_norms(encoder)
+    encoder = DetrConvEncoder(tiny_config(**backbone)).eval()
+    randomize_norms(encoder)
     encoder.to(dtype)
     pixel_values, pixel_mask = padded_batch(SIZES)
     pixel_values = pixel_values.to(dtype)
@@ -148,12 +148,12 @@ def test_exact_padding_gives_the_features_of_the_image_alone(trunk, dtype):
 def test_exact_padding_is_refused_where_it_is_not():
     encoder = DetrConvEncoder(DetrConfig(backbone="regnety_002"))
     pixel_values, pixel_mask = padded_batch([(64, 64), (32, 40)])
-    with pytest.raises(ValueError, match="exact_padding=True: this trunk"):
+    with pytest.raises(ValueError, match="exact_padding=True: this backbone"):
         encoder(pixel_values, pixel_mask.bool(), exact_padding=True)
 
 
 @torch.no_grad()
-def randomise(module):
+def randomize(module):
     """Noise in every weight and statistic, at a scale that neither explodes nor vanishes."""
     generator = torch.Generator().manual_seed(0)
     for tensor in filter(torch.is_floating_point, (*module.parameters(), *module.buffers())):
@@ -170,7 +170,7 @@ def randomise(module):
 def test_folding_changes_no_feature(name, folded):
     """Some norms of resnetv2 and repvgg stand where another layer uses the convolution's output too."""
     encoder = DetrConvEncoder(DetrConfig(backbone=name)).eval()
-    randomise(encoder)
+    randomize(encoder)
     names = list(encoder.state_dict())
     norms = [module for module in encoder.modules() if isinstance(module, DetrFrozenBatchNorm2d)]
     assert sum(norm.folded for norm in norms) == folded
@@ -187,7 +187,7 @@ def test_folding_changes_no_feature(name, folded):
 
 def test_folding_gives_the_gradients_of_the_norm_behind():
     encoder = DetrConvEncoder(tiny_config())
-    randomise(encoder)
+    randomize(encoder)
     images = torch.randn(2, 3, 64, 64)
     gradients = []
     for folded in (True, False):
@@ -204,7 +204,7 @@ def test_folding_gives_the_gradients_of_the_norm_behind():
 
 def test_a_norm_that_is_put_in_place_of_a_folded_one_is_used():
     encoder = DetrConvEncoder(tiny_config()).eval()
-    randomise(encoder)
+    randomize(encoder)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = encoder.model.act1(nn.functional.conv2d(images, encoder.model.conv1.weight, None, 2, 3))

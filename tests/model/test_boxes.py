@@ -92,7 +92,7 @@ def test_empty_boxes_have_finite_overlap_and_gradient():
     assert torch.isfinite(point.grad).all()
 
 
-def test_gradient_of_the_generalised_overlap():
+def test_gradient_of_the_generalized_overlap():
     a = random_boxes_xyxy(5, seed=3).double().requires_grad_()
     b = random_boxes_xyxy(5, seed=4).double().requires_grad_()
     assert torch.autograd.gradcheck(elementwise_generalized_box_iou, (a, b))

@@ -1,4 +1,4 @@
-"""Run-length encoding against pycocotools; panoptic colours against their definition."""
+"""Run-length encoding against pycocotools; panoptic colors against their definition."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_bad_rle_is_refused():
         encode_rle(np.ones(3))
 
 
-def test_panoptic_colours():
+def test_panoptic_colors():
     ids = np.array([[0, 1, 255], [256, 65536, 256**3 - 1]])
     assert ids_to_rgb(ids).tolist() == [
         [[0, 0, 0], [1, 0, 0], [255, 0, 0]],

@@ -72,7 +72,7 @@ def test_timm_arguments_are_kept_and_redundant_ones_dropped():
     }
 
 
-def test_native_trunk_round_trips(tmp_path):
+def test_native_backbone_round_trips(tmp_path):
     config = DetrConfig(backbone_config={"model_type": "resnet", "depths": [1, 1, 1, 1]})
     assert (config.backbone, config.use_timm_backbone) == (None, False)
     assert config.backbone_config.depths == [1, 1, 1, 1]
@@ -132,13 +132,13 @@ def test_matching_by_nothing_is_refused():
         DetrConfig(class_cost=0, bbox_cost=0, giou_cost=0)
 
 
-def test_a_trunk_described_twice_is_refused():
+def test_a_backbone_described_twice_is_refused():
     with pytest.raises(ValueError, match="described twice"):
         DetrConfig(backbone="resnet18", backbone_config={"model_type": "resnet"})
-    with pytest.raises(ValueError, match="dilation=True needs a timm trunk"):
+    with pytest.raises(ValueError, match="dilation=True needs a timm backbone"):
         DetrConfig(backbone_config={"model_type": "resnet"}, dilation=True)
 
 
-def test_pretrained_trunk_is_remembered_until_weights_are_saved(tmp_path):
+def test_pretrained_backbone_is_remembered_until_weights_are_saved(tmp_path):
     assert saved(DetrConfig(use_pretrained_backbone=True), tmp_path)["use_pretrained_backbone"] is True
     assert DetrConfig.from_pretrained(tmp_path).use_pretrained_backbone

@@ -20,16 +20,16 @@ from transformers import DetrImageProcessor as StockProcessor
 from transformers.image_processing_utils import BatchFeature
 
 from transformers_detr.model import image_processing_detr
-from transformers_detr.model.batching_detr import DetrBatch
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.padding_detr import DetrBatch
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-ONE_STEP = 1 / 255 / STD  # of a colour, after normalisation
+ONE_STEP = 1 / 255 / STD  # of a color, after normalization
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Smooth colours, as in photographs."""
+    """Smooth colors, as in photographs."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -38,7 +38,7 @@ def small(**settings) -> DetrImageProcessor:
     return DetrImageProcessor(**{"size": {"shortest_edge": 32, "longest_edge": 60}, **settings})
 
 
-def normalised(array: np.ndarray) -> torch.Tensor:
+def normalized(array: np.ndarray) -> torch.Tensor:
     """By the definition: (rgb / 255 - mean) / std, channels first."""
     return (torch.from_numpy(np.array(array)).permute(2, 0, 1) / 255 - MEAN) / STD
 
@@ -81,14 +81,14 @@ def test_resize_is_pillows_and_padding_is_zero():
     assert batch["pixel_mask"].dtype == torch.int64
     for pixels, mask, image, (height, width) in zip(*batch.values(), images, sizes, strict=True):
         expected = torch.zeros(3, 53, 48)
-        expected[:, :height, :width] = normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+        expected[:, :height, :width] = normalized(image.resize((width, height), Image.Resampling.BILINEAR))
         assert (pixels - expected).abs().max() < 1e-6
         assert torch.equal(mask.bool(), torch.arange(53)[:, None].lt(height) & torch.arange(48).lt(width))
 
 
 @pytest.mark.parametrize("size", [(480, 640), (375, 500), (612, 612), (240, 320)])
 def test_stock_gives_the_same_pixels(size):
-    """Where the sizes agree (stock rounds otherwise for a quarter of them): within one step of colour."""
+    """Where the sizes agree (stock rounds otherwise for a quarter of them): within one step of color."""
     image = photo(*size)
     ours, stock = (
         DetrImageProcessor()(image)["pixel_values"],
@@ -126,18 +126,18 @@ def test_every_way_of_giving_an_image_gives_the_same(tmp_path):
     ):
         assert torch.equal(small()(given)["pixel_values"], expected)
     for floats, settings in ((array.astype(np.float32), {}), (array / 255.0, {"do_rescale": False})):
-        # 8-bit colours are rounded after each of the two directions, floats are not
+        # 8-bit colors are rounded after each of the two directions, floats are not
         assert ((small(**settings)(floats)["pixel_values"] - expected).abs() / ONE_STEP).max() < 1.01
 
 
 def test_floats_are_resized_as_floats():
-    """Values that no 8-bit image has: normalised before, negative ones included."""
+    """Values that no 8-bit image has: normalized before, negative ones included."""
     ramp = torch.linspace(-2, 2, 8).expand(3, 8, 8)
     processor = DetrImageProcessor(size={"height": 8, "width": 16}, do_rescale=False, do_normalize=False)
     pixels = processor(ramp)["pixel_values"][0, 0, 0]
-    centres = torch.linspace(-2, 2, 8)
-    position = ((torch.arange(16) + 0.5) / 2 - 0.5).clamp(0, 7)  # of the new pixels' centres among the old ones
-    assert torch.allclose(pixels, -2 + position * (centres[1] - centres[0]), atol=1e-6)
+    centers = torch.linspace(-2, 2, 8)
+    position = ((torch.arange(16) + 0.5) / 2 - 0.5).clamp(0, 7)  # of the new pixels' centers among the old ones
+    assert torch.allclose(pixels, -2 + position * (centers[1] - centers[0]), atol=1e-6)
 
 
 def test_mixed_lists_and_names_in_errors(tmp_path):
@@ -162,8 +162,8 @@ def test_mixed_lists_and_names_in_errors(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"do_resize": False}, lambda rgb: normalised(rgb)),
-        ({"do_resize": False, "do_normalize": False}, lambda rgb: normalised(rgb) * STD + MEAN),
+        ({"do_resize": False}, lambda rgb: normalized(rgb)),
+        ({"do_resize": False, "do_normalize": False}, lambda rgb: normalized(rgb) * STD + MEAN),
         (
             {"do_resize": False, "do_normalize": False, "do_rescale": False},
             lambda rgb: torch.tensor(rgb).permute(2, 0, 1),
@@ -178,18 +178,18 @@ def test_mixed_lists_and_names_in_errors(tmp_path):
         ),
         (
             {"size": {"height": 9, "width": 7}, "resample": 0},
-            lambda rgb: normalised(Image.fromarray(rgb).resize((7, 9), 0)),
+            lambda rgb: normalized(Image.fromarray(rgb).resize((7, 9), 0)),
         ),
         (
             {"size": (9, 7), "resample": Image.Resampling.LANCZOS},
-            lambda rgb: normalised(Image.fromarray(rgb).resize((7, 9), 1)),
+            lambda rgb: normalized(Image.fromarray(rgb).resize((7, 9), 1)),
         ),
         (
             {"size": {"max_height": 20, "max_width": 60}},
-            lambda rgb: normalised(Image.fromarray(rgb).resize((30, 20), 2)),
+            lambda rgb: normalized(Image.fromarray(rgb).resize((30, 20), 2)),
         ),
-        ({"size": 20, "max_size": 25}, lambda rgb: normalised(Image.fromarray(rgb).resize((25, 17), 2))),
-        ({"size": 20, "default_to_square": True}, lambda rgb: normalised(Image.fromarray(rgb).resize((20, 20), 2))),
+        ({"size": 20, "max_size": 25}, lambda rgb: normalized(Image.fromarray(rgb).resize((25, 17), 2))),
+        ({"size": 20, "default_to_square": True}, lambda rgb: normalized(Image.fromarray(rgb).resize((20, 20), 2))),
     ],
 )
 def test_settings_hold_for_the_processor_or_for_a_call(settings, expected):
@@ -478,11 +478,16 @@ def test_custom_code_travels_whole(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def stock_model():
     torch.manual_seed(0)
-    trunk = ResNetConfig(embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, out_features=["stage4"])
+    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, out_features=["stage4"])
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5, "num_labels": 4}
     config = StockConfig(
-        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=trunk, **sizes, **heads
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        **sizes,
+        **heads,
     )
     return StockDetector(config).eval()
 
@@ -506,7 +511,7 @@ def test_pipelines_form_batches_of_mixed_sizes(stock_model, batch_size):
 @pytest.fixture(scope="module")
 def stock_segmenter():
     torch.manual_seed(0)
-    trunk = ResNetConfig(
+    backbone = ResNetConfig(
         embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, out_features=[f"stage{i}" for i in range(1, 5)]
     )
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 128}
@@ -514,7 +519,7 @@ def stock_segmenter():
         use_timm_backbone=False,
         use_pretrained_backbone=False,
         backbone=None,
-        backbone_config=trunk,
+        backbone_config=backbone,
         num_queries=5,
         num_labels=4,
         **sizes,

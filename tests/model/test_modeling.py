@@ -9,12 +9,12 @@ import math
 import pytest
 import timm
 import torch
+from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrModel
-from transformers_detr.model import modeling_detr, norms_detr
+from transformers_detr.model import frozen_batch_norm_detr, modeling_detr
 
 SIZES = [(96, 128), (50, 70)]
 
@@ -23,7 +23,7 @@ SIZES = [(96, 128), (50, 70)]
 def model():
     torch.manual_seed(0)
     model = DetrForObjectDetection(tiny_config()).eval()
-    randomise_norms(model)
+    randomize_norms(model)
     return model
 
 
@@ -58,12 +58,12 @@ def test_attention_implementations_agree_and_all_give_maps(model, batch):
     model.set_attn_implementation("sdpa")
 
 
-@pytest.mark.parametrize("trunk", [{}, {"backbone_config": NATIVE_TRUNK}])
+@pytest.mark.parametrize("backbone", [{}, {"backbone_config": NATIVE_BACKBONE}])
 @torch.no_grad()
-def test_attention_is_chosen_whatever_the_trunk(trunk, batch, tmp_path):
+def test_attention_is_chosen_whatever_the_backbone(backbone, batch, tmp_path):
     """Stock refuses a name for the sake of `ResNetBackbone`, and maps by the config without the eager one."""
     torch.manual_seed(0)
-    DetrForObjectDetection(tiny_config(**trunk)).save_pretrained(tmp_path)
+    DetrForObjectDetection(tiny_config(**backbone)).save_pretrained(tmp_path)
     expected = DetrForObjectDetection.from_pretrained(tmp_path).eval()(*batch).logits
     for name in ("eager", "sdpa"):
         loaded = DetrForObjectDetection.from_pretrained(tmp_path, attn_implementation=name, output_attentions=True)
@@ -218,7 +218,7 @@ def bounds(weight):
     return weight.abs().max().item()
 
 
-def test_initialisation_is_the_originals():
+def test_initialization_is_the_originals():
     torch.manual_seed(0)
     model = DetrForObjectDetection(tiny_config(d_model=64, num_queries=300))
     layer = model.model.decoder.layers[0]
@@ -233,14 +233,14 @@ def test_initialisation_is_the_originals():
     assert abs(model.model.query_position_embeddings.weight.std().item() - 1) < 0.03
 
 
-def test_a_trunk_keeps_what_its_library_gave_it():
+def test_a_backbone_keeps_what_its_library_gave_it():
     torch.manual_seed(0)
     timms = timm.create_model("resnet18", features_only=True, out_indices=(-4, -3, -2, -1))
     torch.manual_seed(0)
-    trunk = DetrModel(tiny_config()).backbone.conv_encoder.model
+    backbone = DetrModel(tiny_config()).backbone.conv_encoder.model
     for name, parameter in timms.named_parameters():
         if "bn" not in name and "downsample.1" not in name:
-            assert torch.equal(parameter, trunk.get_parameter(name)), name
+            assert torch.equal(parameter, backbone.get_parameter(name)), name
 
 
 def test_init_weights_restores_everything_after_to_empty():
@@ -252,13 +252,13 @@ def test_init_weights_restores_everything_after_to_empty():
     model.init_weights()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         assert torch.isfinite(tensor).all(), name
-    norm = next(m for m in model.modules() if isinstance(m, norms_detr.DetrFrozenBatchNorm2d))
+    norm = next(m for m in model.modules() if isinstance(m, frozen_batch_norm_detr.DetrFrozenBatchNorm2d))
     assert [t.mean().item() for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)] == [1, 0, 0, 1]
 
 
 @pytest.fixture
-def trunk_downloads(monkeypatch):
-    """Which trunks were asked for with pretrained weights; nothing is downloaded."""
+def backbone_downloads(monkeypatch):
+    """Which backbones were asked for with pretrained weights; nothing is downloaded."""
     asked = []
     create_model = timm.create_model
 
@@ -270,26 +270,26 @@ def trunk_downloads(monkeypatch):
     return asked
 
 
-def test_pretrained_trunk_is_fetched_from_a_config_and_never_for_a_checkpoint(trunk_downloads, tmp_path):
+def test_pretrained_backbone_is_fetched_from_a_config_and_never_for_a_checkpoint(backbone_downloads, tmp_path):
     model = DetrForObjectDetection(tiny_config(use_pretrained_backbone=True))
-    assert trunk_downloads == [True]
+    assert backbone_downloads == [True]
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["use_pretrained_backbone"] is False
     assert model.config.use_pretrained_backbone is True
 
     stored = json.loads((tmp_path / "config.json").read_text()) | {"use_pretrained_backbone": True}
     (tmp_path / "config.json").write_text(json.dumps(stored))  # as old files on the Hub have it
-    trunk_downloads.clear()
+    backbone_downloads.clear()
     DetrForObjectDetection.from_pretrained(tmp_path)
-    assert trunk_downloads == [False]
+    assert backbone_downloads == [False]
 
 
-@pytest.mark.parametrize("changes", [{}, {"backbone_config": NATIVE_TRUNK}, {"position_embedding_type": "learned"}])
+@pytest.mark.parametrize("changes", [{}, {"backbone_config": NATIVE_BACKBONE}, {"position_embedding_type": "learned"}])
 @torch.no_grad()
 def test_saved_models_load_bit_for_bit(changes, tmp_path, batch):
     torch.manual_seed(0)
     model = DetrForObjectDetection(tiny_config(**changes)).eval()
-    randomise_norms(model)
+    randomize_norms(model)
     model.save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert (stored["model_type"], stored["architectures"]) == ("detr", ["DetrForObjectDetection"])
@@ -323,7 +323,7 @@ def test_old_files_load(tmp_path, batch):
     assert torch.equal(again(*batch).logits, model(*batch).logits)
 
 
-def test_freezing_and_unfreezing_the_trunk():
+def test_freezing_and_unfreezing_the_backbone():
     model = DetrModel(tiny_config())
     before = {n for n, p in model.named_parameters() if p.requires_grad}
     model.freeze_backbone()

@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 from timm.layers import BatchNormAct2d
+from tiny_detr import randomize_norms
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tiny_detr import randomise_norms
 from transformers_detr.model import onednn_detr, residual_detr
-from transformers_detr.model.norms_detr import fold_batch_norms, freeze_batch_norms
+from transformers_detr.model.frozen_batch_norm_detr import fold_batch_norms, freeze_batch_norms
 from transformers_detr.model.onednn_detr import convolve_add_relu, convolve_relu, goes_in_one_pass
 from transformers_detr.model.residual_detr import DetrResidualStage, is_plain, replace_stages
 
@@ -40,12 +40,12 @@ def calls(monkeypatch):
     return seen
 
 
-def trunks(name="resnet18", **options):
-    """timm's trunk with frozen and folded norms, and ours made of a copy."""
+def backbones(name="resnet18", **options):
+    """timm's backbone with frozen and folded norms, and ours made of a copy."""
     torch.manual_seed(0)
     timms = timm.create_model(name, features_only=True, **options).eval()
     freeze_batch_norms(timms)
-    randomise_norms(timms)
+    randomize_norms(timms)
     fold_batch_norms(timms, 3)
     ours = copy.deepcopy(timms)
     replace_stages(ours)
@@ -66,8 +66,8 @@ def same(mine, theirs):
     [("resnet18", {}, 8), ("resnet50", {"output_stride": 16}, 16), ("resnext50_32x4d", {}, 16), ("resnet50d", {}, 16)],
 )
 @torch.inference_mode()
-def test_a_trunk_gives_the_same_features(name, options, blocks, calls):
-    timms, ours = trunks(name, **options)
+def test_a_backbone_gives_the_same_features(name, options, blocks, calls):
+    timms, ours = backbones(name, **options)
     assert sum(isinstance(module, DetrResidualStage) for module in ours.modules()) == 4
     assert list(ours.state_dict()) == list(timms.state_dict())
     assert all(same(mine, theirs) for mine, theirs in zip(ours(images()), timms(images()), strict=True))
@@ -78,21 +78,21 @@ def test_a_trunk_gives_the_same_features(name, options, blocks, calls):
 @pytest.mark.parametrize("learning", ["", "downsample"])
 def test_gradients_are_timms(learning, calls):
     gradients = []
-    for trunk in trunks():
-        for name, value in trunk.named_parameters():
+    for backbone in backbones():
+        for name, value in backbone.named_parameters():
             value.requires_grad_(learning in name)
-        trunk(images())[-1].square().sum().backward()
-        gradients.append({name: value.grad for name, value in trunk.named_parameters() if value.requires_grad})
+        backbone(images())[-1].square().sum().backward()
+        gradients.append({name: value.grad for name, value in backbone.named_parameters() if value.requires_grad})
     assert not calls
     assert all(same(gradients[1][name], expected) for name, expected in gradients[0].items())
 
 
 def test_checkpointed_blocks_give_timms_gradients():
     gradients = []
-    for trunk in trunks():
+    for backbone in backbones():
         features = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(2)).requires_grad_()
         result = features
-        for block in trunk.layer1:
+        for block in backbone.layer1:
             result = checkpoint(block, result, use_reentrant=True)
         result.square().sum().backward()
         gradients.append(features.grad)
@@ -104,10 +104,10 @@ def test_checkpointed_blocks_give_timms_gradients():
 @torch.inference_mode()
 def test_what_hooks_see_stays_as_it_is(watched, calls):
     seen = []
-    for trunk in trunks("resnet50"):
-        layer = trunk.layer1.get_submodule(watched)
+    for backbone in backbones("resnet50"):
+        layer = backbone.layer1.get_submodule(watched)
         layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
-        trunk(images())
+        backbone(images())
     assert all(same(mine, theirs) for theirs, mine in zip(*seen, strict=True))
     assert (128, False) in calls  # of other stages
 
@@ -116,7 +116,7 @@ def test_what_hooks_see_stays_as_it_is(watched, calls):
 @torch.inference_mode()
 def test_global_hooks_are_heeded(calls):
     seen = []
-    _, ours = trunks()
+    _, ours = backbones()
     hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(type(module)))
     try:
         ours(images())
@@ -129,7 +129,7 @@ def test_global_hooks_are_heeded(calls):
 @needs_onednn
 @torch.inference_mode()
 def test_blocks_called_one_by_one_leave_their_inputs_alone():
-    _, ours = trunks()
+    _, ours = backbones()
     features = torch.randn(2, 64, 32, 32)
     before = features.clone()
     for layers in (ours.layer1, ours.layer1[0]):
@@ -137,30 +137,32 @@ def test_blocks_called_one_by_one_leave_their_inputs_alone():
         assert torch.equal(features, before)
 
 
-def _gelu(trunk):
-    trunk.layer1[1].act1 = nn.GELU()
+def _gelu(backbone):
+    backbone.layer1[1].act1 = nn.GELU()
 
 
-def _live_norm(trunk):
-    trunk.layer1[0].bn1 = nn.BatchNorm2d(64).eval()
+def _live_norm(backbone):
+    backbone.layer1[0].bn1 = nn.BatchNorm2d(64).eval()
 
 
-def _nothing(trunk):
-    trunk.layer1[0] = nn.Identity()
+def _nothing(backbone):
+    backbone.layer1[0] = nn.Identity()
 
 
-def _moved(trunk):
+def _moved(backbone):
     """As accelerate does with layers whose weights are elsewhere."""
-    trunk.layer1[0].conv1.forward = lambda features: nn.functional.conv2d(features, torch.ones(64, 64, 3, 3), padding=1)
+    backbone.layer1[0].conv1.forward = lambda features: nn.functional.conv2d(
+        features, torch.ones(64, 64, 3, 3), padding=1
+    )
 
 
 @needs_onednn
 @pytest.mark.parametrize("change", [_gelu, _live_norm, _nothing, _moved])
 @torch.inference_mode()
 def test_layers_that_were_replaced_are_used(change, calls):
-    timms, ours = trunks()
-    for trunk in (timms, ours):
-        change(trunk)
+    timms, ours = backbones()
+    for backbone in (timms, ours):
+        change(backbone)
     assert all(same(mine, theirs) for mine, theirs in zip(ours(images()), timms(images()), strict=True))
     assert (128, False) in calls
     assert (64, True) not in calls
@@ -171,7 +173,7 @@ def test_layers_that_were_replaced_are_used(change, calls):
 def test_what_is_no_number_stays_so():
     pixels = images()
     pixels[0, 0, 50, 50] = float("nan")
-    timms, ours = trunks()
+    timms, ours = backbones()
     for mine, theirs in zip(ours(pixels), timms(pixels), strict=True):
         assert torch.equal(mine.isnan(), theirs.isnan())
         assert mine.isnan().any()
@@ -181,9 +183,9 @@ def test_what_is_no_number_stays_so():
 @torch.inference_mode()
 def test_every_operation_is_counted():
     counts = []
-    for trunk in trunks():
+    for backbone in backbones():
         with FlopCounterMode(display=False) as counter:
-            trunk(images())
+            backbone(images())
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
 
@@ -222,7 +224,7 @@ def test_one_pass_is_for_inference_only():
     ],
 )
 def test_blocks_that_do_more_are_left_alone(name, options):
-    trunk = timm.create_model(name, features_only=True, **options)
-    freeze_batch_norms(trunk)
-    fold_batch_norms(trunk, 3)
-    assert not any(is_plain(module) for module in trunk.modules())
+    backbone = timm.create_model(name, features_only=True, **options)
+    freeze_batch_norms(backbone)
+    fold_batch_norms(backbone, 3)
+    assert not any(is_plain(module) for module in backbone.modules())

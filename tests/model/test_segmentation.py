@@ -6,16 +6,15 @@ import copy
 
 import pytest
 import torch
+from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
+from tiny_segmenter import tiny_segmenter
 from torch import nn
 from torch.nn import functional
 
-from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
-from tiny_segmenter import tiny_segmenter
 from transformers_detr import DetrForObjectDetection, DetrForSegmentation
-from transformers_detr.model import segmentation_detr
+from transformers_detr.model import mask_head_detr
 from transformers_detr.model.loss_detr import mask_losses
-from transformers_detr.model.postprocessing_detr import post_process_instance_masks
-from transformers_detr.model.segmentation_detr import (
+from transformers_detr.model.mask_head_detr import (
     NO_MASK,
     DetrAttentionMaps,
     DetrMaskHead,
@@ -23,14 +22,15 @@ from transformers_detr.model.segmentation_detr import (
     group_norm,
     only_where_real,
 )
-from transformers_detr.model.segments_detr import (
+from transformers_detr.model.postprocessing_detr import post_process_instance_masks
+from transformers_detr.model.postprocessing_segmentation_detr import (
     post_process_instance_segmentation,
     post_process_panoptic_paper,
     post_process_panoptic_segmentation,
 )
 
 SIZES = [(65, 99), (34, 70)]
-TRUNKS = {
+BACKBONES = {
     "native": {},
     "dc5": {"backbone": "resnet26", "dilation": True},
 }
@@ -254,9 +254,9 @@ def test_memory_bounds_the_queries_at_once(monkeypatch):
     monkeypatch.setattr(DetrMaskHead, "_masks", lambda self, *args: seen.append(len(args[0])) or run(self, *args))
     largest = 40 * 3 * 4 * 4  # bytes of one query's result in layer 1; layers 3, 4 and 5 have 8 * 48, 4 * 192, 2 * 768
     largest = max(largest, 2 * 768 * 4)
-    for budget, chunks in ((1, [1] * 10), (4 * segmentation_detr.LIVE_COPIES * largest, [4, 4, 2]), (1e9, [10])):
+    for budget, chunks in ((1, [1] * 10), (4 * mask_head_detr.LIVE_COPIES * largest, [4, 4, 2]), (1e9, [10])):
         seen.clear()
-        monkeypatch.setattr(segmentation_detr, "CPU_BYTES", int(budget))
+        monkeypatch.setattr(mask_head_detr, "CPU_BYTES", int(budget))
         head(maps.flatten(0, 1), image, *features)
         assert seen == chunks
 
@@ -282,9 +282,9 @@ def test_names_are_the_stored_ones(model):
 
 
 @torch.no_grad()
-def test_initialisation_is_the_originals():
+def test_initialization_is_the_originals():
     torch.manual_seed(0)
-    fields = {"d_model": 128, "encoder_attention_heads": 8, "backbone_config": NATIVE_TRUNK}
+    fields = {"d_model": 128, "encoder_attention_heads": 8, "backbone_config": NATIVE_BACKBONE}
     model = DetrForSegmentation(tiny_config(**fields, init_xavier_std=2.0))
     for linear in (model.bbox_attention.q_linear, model.bbox_attention.k_linear):
         assert not linear.bias.any()
@@ -321,7 +321,7 @@ def test_tuples_begin_with_the_loss(model, batch):
     assert list(model.detr(*batch, labels=labels))[:4] == ["loss", "loss_dict", "logits", "pred_boxes"]
 
 
-@pytest.mark.parametrize("changes", TRUNKS.values(), ids=TRUNKS)
+@pytest.mark.parametrize("changes", BACKBONES.values(), ids=BACKBONES)
 @torch.no_grad()
 def test_exact_padding_gives_each_image_its_masks_alone(changes):
     model = tiny_segmenter(**changes).double()
@@ -429,7 +429,7 @@ def test_tokens_cannot_be_segmented(model):
         model(None, inputs_embeds=torch.zeros(1, 9, 32))
 
 
-def test_a_trunk_of_three_maps_is_refused():
+def test_a_backbone_of_three_maps_is_refused():
     with pytest.raises(ValueError, match="four feature maps, this one has 3"):
         DetrForSegmentation(tiny_config(backbone_kwargs={"out_indices": [2, 3, 4]}, encoder_attention_heads=8))
 
@@ -529,7 +529,7 @@ def test_gradient_checkpointing_changes_no_gradient(batch, reentrant):
 def test_from_detector_adds_fresh_parts_to_a_trained_detector(batch):
     torch.manual_seed(1)
     detector = DetrForObjectDetection(tiny_segmenter().config).eval()
-    randomise_norms(detector)
+    randomize_norms(detector)
     before = {name: weight.clone() for name, weight in detector.state_dict().items()}
     model = DetrForSegmentation.from_detector(detector).eval()
     assert model.detr is detector

@@ -89,10 +89,10 @@ def test_any_float_will_do(dtype):
             {"boxes": boxes_with(2, [0.5, float("nan"), 0.1, 0.1])},
             r"annotation 2: a box must be finite, got \[0",
         ),
-        ({"boxes": boxes_with(0, [320.0, 200.0, 50.0, 60.0])}, r"annotation 0: centre .* got \[320.0, 200.0"),
+        ({"boxes": boxes_with(0, [320.0, 200.0, 50.0, 60.0])}, r"annotation 0: center .* got \[320.0, 200.0"),
         (
             {"boxes": boxes_with(1, [0.5, 0.5, -0.1, 0.1])},
-            "annotation 1: centre x, centre y, width and height",
+            "annotation 1: center x, center y, width and height",
         ),
         ({"boxes": boxes_with(1, [0.5, 0.5, 1.1, 0.1])}, r"must be relative to the image, in \[0, 1\]"),
         (

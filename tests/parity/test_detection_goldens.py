@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_detr import tiny_config
 
 from key_map import to_stored
-from tiny_detr import tiny_config
 from transformers_detr import DetrConfig, DetrForObjectDetection
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 

@@ -13,7 +13,7 @@ from key_map import to_stored
 from model.loss_cases import golden_labels
 from transformers_detr import DetrConfig, DetrForSegmentation
 from transformers_detr.model.postprocessing_detr import post_process_instance_masks
-from transformers_detr.model.segments_detr import post_process_panoptic_paper
+from transformers_detr.model.postprocessing_segmentation_detr import post_process_panoptic_paper
 
 # Logits and boxes: what the golden README calls fair. Masks and attention maps: twice what float32 costs the golden
 # numbers themselves (9e-4 and 4e-5 away from double precision), since ours may be off to the other side.

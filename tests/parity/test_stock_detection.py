@@ -5,27 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
 
-from tiny_detr import NATIVE_TRUNK, padded_batch, randomise_norms, tiny_config
 from transformers_detr import DetrForObjectDetection
 
 pytestmark = pytest.mark.current_stock
 
-TRUNKS = {
+BACKBONES = {
     "resnet18": {},
     "resnet50": {"backbone": "resnet50"},
     "dc5": {"backbone": "resnet50", "dilation": True},
-    "native": {"backbone_config": NATIVE_TRUNK},
+    "native": {"backbone_config": NATIVE_BACKBONE},
     "learned": {"position_embedding_type": "learned"},
 }
 
 
-@pytest.fixture(scope="module", params=TRUNKS)
+@pytest.fixture(scope="module", params=BACKBONES)
 def folders(request, tmp_path_factory):
     """A folder that we wrote, one that stock wrote from it, and what stock said of ours."""
     torch.manual_seed(0)
-    model = DetrForObjectDetection(tiny_config(**TRUNKS[request.param])).eval()
-    randomise_norms(model)
+    model = DetrForObjectDetection(tiny_config(**BACKBONES[request.param])).eval()
+    randomize_norms(model)
     ours, stocks = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("stock")
     model.save_pretrained(ours)
     stock, info = transformers.DetrForObjectDetection.from_pretrained(ours, output_loading_info=True)
@@ -40,7 +40,7 @@ def agree(left, right):
     assert (one.logits - other.logits).abs().max() < 1e-5
     assert (one.pred_boxes - other.pred_boxes).abs().max() < 1e-5
     assert (one.last_hidden_state - other.last_hidden_state).abs().max() < 1e-5
-    # the random norms of a deep trunk magnify rounding before the projection, which the transformer norms away again
+    # the random norms of a deep backbone magnify rounding before the projection, which the transformer norms away again
     assert (one.encoder_last_hidden_state - other.encoder_last_hidden_state).abs().max() < 1e-3
     assert one.logits.std() > 0.01
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tiny_detr import padded_batch, randomize_norms, tiny_config
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from tiny_detr import padded_batch, randomise_norms, tiny_config
 from transformers_detr import DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.model.resizing_detr import resized_size
+from transformers_detr.model.resize_detr import resized_size
 from transformers_detr.model.targets_detr import read_targets
 
 pytestmark = pytest.mark.current_stock
@@ -27,7 +27,7 @@ def models(tmp_path_factory):
     """Ours and stock's, on the same weights."""
     torch.manual_seed(0)
     ours = DetrForObjectDetection(tiny_config()).eval()
-    randomise_norms(ours)
+    randomize_norms(ours)
     torch.nn.init.uniform_(ours.model.decoder.layernorm.weight, 0.5, 1.5)  # fresh, a norm behind a norm does nothing
     folder = tmp_path_factory.mktemp("model")
     ours.save_pretrained(folder)

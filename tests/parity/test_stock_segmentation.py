@@ -7,10 +7,10 @@ from dataclasses import fields
 import pytest
 import torch
 import transformers
-from transformers.models.detr import modeling_detr as stock_modeling
-
 from tiny_detr import padded_batch
 from tiny_segmenter import tiny_segmenter
+from transformers.models.detr import modeling_detr as stock_modeling
+
 from transformers_detr import DetrForSegmentation
 from transformers_detr.model import modeling_segmentation_detr
 

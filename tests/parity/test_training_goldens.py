@@ -33,7 +33,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def batch(golden_path, golden_json):
-    """Images A and B, normalised in float32 as in the golden run, padded, with its labels."""
+    """Images A and B, normalized in float32 as in the golden run, padded, with its labels."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels, mask = torch.zeros(2, 3, 352, 326), torch.zeros(2, 352, 326)
     for index, name in enumerate("AB"):

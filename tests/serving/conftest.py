@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
 from sure_segmenter import sure_segmenter
 from tiny_detector import tiny_detector
-from transformers_detr.serving.application import create_app
+
+from transformers_detr.serving.app import create_app
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.served_model import ServedModel
+from transformers_detr.serving.runner import ServedModel
 from transformers_detr.serving.server import make_server
 
 SIZES = [(90, 60), (60, 90), (64, 64), (90, 61), (120, 60), (200, 50), (64, 48), (48, 64), (100, 99), (33, 77)]

@@ -5,7 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from transformers_detr.picture_predictor import group_by_shape
+from transformers_detr.inference.predictor import group_by_shape
 from transformers_detr.serving.batching import Batcher, ModelTurn
 from transformers_detr.serving.limits import Limits
 

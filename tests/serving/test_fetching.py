@@ -9,8 +9,8 @@ import pytest
 
 from serving.conftest import png, running
 from transformers_detr.serving import fetching
+from transformers_detr.serving.errors import Refusal
 from transformers_detr.serving.fetching import fetch, is_public
-from transformers_detr.serving.refusals import Refusal
 
 NOT_PUBLIC = [
     *("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),

@@ -33,7 +33,7 @@ def test_objects_are_those_of_the_pipeline(service, pipeline, pictures, threshol
     assert count > 0
 
 
-def test_thresholds_are_honoured(service, detector, pictures):
+def test_thresholds_are_honored(service, detector, pictures):
     client = InferenceClient(model=service.url)
     scores = sorted(detector(pictures[0], threshold=0).scores.tolist())
     between = (scores[5] + scores[6]) / 2

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from serving.conftest import SIZES, png
-from transformers_detr.serving import application
+from transformers_detr.serving import app as app_module
 
 WIDTHS = {390: 844, 1280: 860}
 
@@ -31,19 +31,19 @@ def test_it_is_served_whole(service):
         if address.endswith(".js"):
             assert "javascript" in answer.headers["Content-Type"]
             asked |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', answer.body.decode())} - seen
-    assert {path.name for path in application._PAGE.iterdir()} - {"index.html"} == {name.split("/")[1] for name in seen}
+    assert {path.name for path in app_module._PAGE.iterdir()} - {"index.html"} == {name.split("/")[1] for name in seen}
 
 
 def test_no_other_host_is_named():
-    for path in application._PAGE.iterdir():
+    for path in app_module._PAGE.iterdir():
         addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text(encoding="utf-8"))
         assert set(addresses) <= {"http://www.w3.org"}, path
 
 
 def test_what_scripts_name_is_on_the_page():
-    text = (application._PAGE / "index.html").read_text()
+    text = (app_module._PAGE / "index.html").read_text()
     ids = set(re.findall(r'id="([^"]+)"', text))
-    for path in application._PAGE.glob("*.js"):
+    for path in app_module._PAGE.glob("*.js"):
         named = set(re.findall(r'element\("([\w-]+)"\)', path.read_text()))
         assert named <= ids, path
 

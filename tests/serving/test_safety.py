@@ -19,10 +19,10 @@ from PIL import Image
 from starlette.requests import Request
 
 from serving.conftest import png, running
-from transformers_detr.serving import access, server
+from transformers_detr.serving import auth, server
+from transformers_detr.serving.errors import Refusal
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.questions import read_json
-from transformers_detr.serving.refusals import Refusal
+from transformers_detr.serving.request_parameters import read_json
 
 REFUSED = {400, 408, 413, 415, 422}
 
@@ -222,7 +222,7 @@ def test_odd_addresses(small):
 
 
 def test_the_token_guards_all_but_the_page_and_the_signs_of_life(loaders, pictures, tmp_path):
-    from transformers_detr.serving.loaders import model_loaders
+    from transformers_detr.serving.model_loading import model_loaders
 
     content = png(pictures[0])
     with running({**loaders, **model_loaders([f"bad={tmp_path}"])}, preload=True, token="s3cret") as service:
@@ -261,9 +261,9 @@ def test_tokens_are_compared_in_constant_time(monkeypatch, given):
         compared.append((one, other))
         return one == other
 
-    monkeypatch.setattr(access, "hmac", SimpleNamespace(compare_digest=compare_digest))
+    monkeypatch.setattr(auth, "hmac", SimpleNamespace(compare_digest=compare_digest))
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {given}".encode())]})
-    assert access.holds_token(request, "s3cret") is (given == "s3cret")
+    assert auth.holds_token(request, "s3cret") is (given == "s3cret")
     assert compared == [(given.encode(), b"s3cret")]
 
 

@@ -10,12 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.conftest import png, running
 from transformers_detr.backends.exported_model import Engine, ExportedModel
-from transformers_detr.loading import LoadingError
-from transformers_detr.predictor import Detector
-from transformers_detr.serving import hosted_model
+from transformers_detr.hub.loading import LoadingError
+from transformers_detr.inference.detector import Detector
+from transformers_detr.serving import model_registry
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.loaders import model_loaders
-from transformers_detr.serving.served_model import ServedModel
+from transformers_detr.serving.model_loading import model_loaders
+from transformers_detr.serving.runner import ServedModel
 
 
 class GatedModel(ServedModel):
@@ -129,7 +129,7 @@ def test_a_model_that_failed_is_tried_again(detector, pictures, monkeypatch):
         assert service.ask("/ready").status == 503, "no model works"
         assert service.ask("/", png(pictures[0])).status == 503
         assert len(tries) == 1, "not at once"
-        monkeypatch.setattr(hosted_model, "_SECONDS_BETWEEN_TRIES", 0.0)
+        monkeypatch.setattr(model_registry, "_SECONDS_BETWEEN_TRIES", 0.0)
         assert service.ask("/", png(pictures[0])).status == 200
 
 

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
+from tiny_detector import save, tiny_detector
 
 from serving.conftest import png, running
-from tiny_detector import save, tiny_detector
-from transformers_detr.serving.served_model import ServedModel
+from transformers_detr.serving.runner import ServedModel
 
 
 @dataclass

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.scenes import write_scenes
-from transformers_detr.training.arguments import TrainingArguments
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.synthetic import write_scenes
+from transformers_detr.training.arguments import DetrTrainingArguments
 
 TINY = {
     "backbone": "test_resnet",
@@ -27,7 +27,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory):
-    """A COCO data set of generated scenes: 10 to train on, 4 for validation."""
+    """A COCO dataset of generated scenes: 10 to train on, 4 for validation."""
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder / "train", 10, seed=1)
     write_scenes(folder / "val", 4, seed=2)
@@ -61,7 +61,7 @@ def processor():
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Function `(**changes) -> TrainingArguments` for a few quick steps on the CPU."""
+    """Function `(**changes) -> DetrTrainingArguments` for a few quick steps on the CPU."""
 
     def build(**changes):
         values = {
@@ -74,9 +74,9 @@ def arguments(tmp_path):
             "num_train_epochs": 1,
             "edges": [48, 64],
             "longest_edge": 96,
-            "train_whole_trunk": True,
+            "train_whole_backbone": True,
             "logging_steps": 1,
         }
-        return TrainingArguments(**{**values, **changes})
+        return DetrTrainingArguments(**{**values, **changes})
 
     return build

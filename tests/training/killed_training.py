@@ -10,15 +10,15 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.training.arguments import TrainingArguments
-from transformers_detr.training.trainer import Trainer
+from transformers_detr.data.load import open_dataset
+from transformers_detr.training.arguments import DetrTrainingArguments
+from transformers_detr.training.trainer import DetrTrainer
 
 
 def run(scenes: Path, output: Path) -> None:
     torch.manual_seed(0)
     model = DetrForObjectDetection(DetrConfig(**TINY, num_labels=8))
-    arguments = TrainingArguments(
+    arguments = DetrTrainingArguments(
         output_dir=str(output),
         use_cpu=True,
         report_to="none",
@@ -29,7 +29,7 @@ def run(scenes: Path, output: Path) -> None:
         learning_rate=1e-3,
         edges=[48, 64],
         longest_edge=96,
-        train_whole_trunk=True,
+        train_whole_backbone=True,
         train_batch_norm=True,
         query_groups=2,
         token_weight=1.0,
@@ -41,7 +41,7 @@ def run(scenes: Path, output: Path) -> None:
         logging_steps=1,
     )
     processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    trainer = Trainer(model, arguments, open_dataset(scenes), processor)
+    trainer = DetrTrainer(model, arguments, open_dataset(scenes), processor)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.is_dir() else None)
     trainer.save_model()
     trainer.save_state()

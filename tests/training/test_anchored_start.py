@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from transformers_detr import DetrForObjectDetection
-from transformers_detr.model.positions_detr import sine_position_embedding
+from transformers_detr.model.position_embedding_detr import sine_position_embedding
 from transformers_detr.training.anchored_start import embed_places, grid_of_anchors, start_anchored
 
 
@@ -24,7 +24,7 @@ def test_places_are_embedded_as_cells_are(tiny_model):
     )
 
 
-def test_attention_is_centred_on_the_anchors_before_anything_is_learnt(tiny_model):
+def test_attention_is_centered_on_the_anchors_before_anything_is_learned(tiny_model):
     torch.manual_seed(0)
     model = tiny_model().eval()
     pixel_values = torch.randn(1, 3, 256, 256)
@@ -34,8 +34,8 @@ def test_attention_is_centred_on_the_anchors_before_anything_is_learnt(tiny_mode
             maps = model(pixel_values=pixel_values, output_attentions=True).cross_attentions[0].mean(1)[0]  # (Q, S)
         side = round(maps.shape[1] ** 0.5)
         row, column = torch.meshgrid(*[(torch.arange(side) + 1.0) / side] * 2, indexing="ij")
-        centres = maps @ torch.stack([row.flatten(), column.flatten()], dim=1)
-        return (centres - grid_of_anchors(model.config.num_queries)[0]).norm(dim=1)
+        centers = maps @ torch.stack([row.flatten(), column.flatten()], dim=1)
+        return (centers - grid_of_anchors(model.config.num_queries)[0]).norm(dim=1)
 
     before = distances()
     start_anchored(model)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.training.sanity import LEARNT, overfit
+from transformers_detr.data.load import open_dataset
+from transformers_detr.training.overfit_check import LEARNED, overfit
 
-# A fresh model of 1.3 million weights, whose trunk sees an image in a padded batch as it sees it alone
+# A fresh model of 1.3 million weights, whose backbone sees an image in a padded batch as it sees it alone
 MODEL = {
     "backbone": "mobilenetv4_conv_small_050",
     "exact_padding": True,
@@ -26,7 +26,7 @@ MODEL = {
 
 
 @pytest.mark.slow
-def test_eight_photographs_are_learnt_by_heart(shared_path, tmp_path):
+def test_eight_photographs_are_learned_by_heart(shared_path, tmp_path):
     """Takes 8 minutes of one core (measured: AP 0.97 after 1200 of at most 1500 steps)."""
     dataset = open_dataset(shared_path("data", "coco_mini"), split="val")
     dataset = type(dataset)(dataset.name, dataset.format, dataset.class_names, {"train": dataset.split("val")})
@@ -42,9 +42,9 @@ def test_eight_photographs_are_learnt_by_heart(shared_path, tmp_path):
         "edges": [160],
         "longest_edge": 240,
         "learning_rate": 8e-4,
-        "trunk_lr_factor": 1.0,
-        "train_whole_trunk": True,
+        "backbone_lr_factor": 1.0,
+        "train_whole_backbone": True,
         "train_batch_norm": True,
         "warmup_steps": 50,
     }
-    assert overfit(model, processor, dataset, arguments, steps=1500) >= LEARNT
+    assert overfit(model, processor, dataset, arguments, steps=1500) >= LEARNED

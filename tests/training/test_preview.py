@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from transformers_detr.training.augmentation import augmentations
-from transformers_detr.training.images import Draw, TrainingImages
+from transformers_detr.training.dataset import Draw, TrainingImages
 from transformers_detr.training.preview import CELL, contact_sheet
 
 

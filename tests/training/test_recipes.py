@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from transformers_detr import DetrConfig, DetrImageProcessor
-from transformers_detr.training.arguments import TrainingArguments
+from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.recipes import (
     FOLDER,
     Recipe,
@@ -20,7 +20,7 @@ def test_recipes_are_valid_and_say_what_they_are_for(name, tmp_path):
     if isinstance(recipe.model, dict):
         DetrConfig(**recipe.model)
     DetrImageProcessor(**recipe.processor)
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe.training)
+    arguments = DetrTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe.training)
     assert max(arguments.edges) <= arguments.longest_edge
     heading = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
     for opening in ("# For:", "# Command:", "# Time:", "# Result:"):
@@ -29,9 +29,9 @@ def test_recipes_are_valid_and_say_what_they_are_for(name, tmp_path):
 
 def test_the_paper_recipe_is_the_papers():
     recipe = read_recipe(find_recipe("paper"))
-    training = TrainingArguments(output_dir="unused", use_cpu=True, **recipe.training)
+    training = DetrTrainingArguments(output_dir="unused", use_cpu=True, **recipe.training)
     assert training.learning_rate == 1e-4
-    assert training.trunk_lr_factor == pytest.approx(0.1)
+    assert training.backbone_lr_factor == pytest.approx(0.1)
     assert training.weight_decay == 1e-4
     assert training.max_grad_norm == 0.1
     assert training.num_train_epochs * training.lr_drop == pytest.approx(200, abs=0.1)

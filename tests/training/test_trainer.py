@@ -17,17 +17,17 @@ from safetensors.torch import load_file
 
 from training import killed_training, two_processes
 from transformers_detr import DetrForObjectDetection, DetrForSegmentation
-from transformers_detr.data.opening import open_dataset
+from transformers_detr.data.load import open_dataset
 from transformers_detr.evaluation.average_precision import score_detections
-from transformers_detr.evaluation.inference import plan_batches, predict
-from transformers_detr.training.arguments import TrainingArguments
-from transformers_detr.training.trainer import Trainer, parameter_groups
+from transformers_detr.evaluation.predict import plan_batches, predict
+from transformers_detr.training.arguments import DetrTrainingArguments
+from transformers_detr.training.trainer import DetrTrainer, parameter_groups
 
 
 @pytest.fixture
 def trainer(tiny_model, arguments, scenes, processor):
-    """Function `(**arguments) -> Trainer`."""
-    return lambda **changes: Trainer(tiny_model(), arguments(**changes), scenes, processor)
+    """Function `(**arguments) -> DetrTrainer`."""
+    return lambda **changes: DetrTrainer(tiny_model(), arguments(**changes), scenes, processor)
 
 
 def test_a_checkpoint_is_a_plain_model_that_stock_transformers_loads(trainer):
@@ -63,16 +63,16 @@ def test_ap_during_training_is_that_of_the_scorer(trainer, scenes, processor):
     assert {name: measured[f"eval_{name}"] for name in wanted} == pytest.approx(wanted, abs=1e-6, nan_ok=True)
 
 
-def test_the_trunk_learns_at_its_own_rate(tiny_model):
+def test_the_backbone_learns_at_its_own_rate(tiny_model):
     model = tiny_model()
     model.model.encoder.requires_grad_(False)
-    rest, trunk = parameter_groups(model, 1e-3, 0.1)
+    rest, backbone = parameter_groups(model, 1e-3, 0.1)
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert {id(parameter) for group in (rest, trunk) for parameter in group["params"]} == trained
+    assert {id(parameter) for group in (rest, backbone) for parameter in group["params"]} == trained
     assert rest["lr"] == 1e-3
-    assert trunk["lr"] == pytest.approx(1e-4)
-    of_trunk = {id(parameter) for parameter in model.model.backbone.parameters() if parameter.requires_grad}
-    assert {id(parameter) for parameter in trunk["params"]} == of_trunk
+    assert backbone["lr"] == pytest.approx(1e-4)
+    of_backbone = {id(parameter) for parameter in model.model.backbone.parameters() if parameter.requires_grad}
+    assert {id(parameter) for parameter in backbone["params"]} == of_backbone
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_reported(trainer, caplog):
 
 
 def alike(scenes):
-    """A data set whose training images are all the same one."""
+    """A dataset whose training images are all the same one."""
     images = tuple(replace(scenes.split("train")[0], id=number) for number in range(4))
     return replace(scenes, splits={**scenes.splits, "train": images})
 
@@ -125,7 +125,7 @@ def test_accumulated_batches_weigh_as_one(tiny_model, arguments, scenes, process
             "edges": [64],
             "max_steps": 1,
         }
-        run = Trainer(tiny_model(dropout=0.0), arguments(**values, **changes), alike(scenes), processor)
+        run = DetrTrainer(tiny_model(dropout=0.0), arguments(**values, **changes), alike(scenes), processor)
         run.train()
         norms.append(next(entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry))
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
@@ -138,12 +138,12 @@ def first_loss(run):
 
 @pytest.mark.parametrize("helpers", [{}, {"query_groups": 2, "token_weight": 1.0}])
 def test_checkpointed_activations_change_nothing(tiny_model, arguments, scenes, processor, helpers):
-    fields = TrainingArguments.__dataclass_fields__  # renamed in transformers 5.2x
+    fields = DetrTrainingArguments.__dataclass_fields__  # renamed in transformers 5.2x
     name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
     losses = []
     for checkpointing in (False, True):
         values = {name: checkpointing, "max_steps": 2, **helpers}
-        run = Trainer(tiny_model(dropout=0.0), arguments(**values), scenes, processor)
+        run = DetrTrainer(tiny_model(dropout=0.0), arguments(**values), scenes, processor)
         run.train()
         losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -164,7 +164,7 @@ def test_training_stops_when_ap_does_not_rise(trainer):
 def test_a_model_with_masks_trains_and_is_scored_by_masks_too(tiny_model, arguments, scenes, processor):
     model = DetrForSegmentation.from_detector(tiny_model(encoder_attention_heads=8, decoder_attention_heads=8))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    run = Trainer(model, arguments(train_whole_trunk=False, max_steps=2), scenes, processor)
+    run = DetrTrainer(model, arguments(train_whole_backbone=False, max_steps=2), scenes, processor)
     run.train()
     logged = [name for entry in run.state.log_history for name in entry]
     assert {"loss_mask", "loss_dice", "eval_AP", "eval_mask_AP"} <= set(logged)
@@ -185,7 +185,7 @@ def test_what_a_model_cannot_learn_is_refused(tiny_model, arguments, scenes, pro
     if masks:
         model = DetrForSegmentation.from_detector(model)
     with pytest.raises(ValueError, match=message):
-        Trainer(model, arguments(**changes), scenes, processor)
+        DetrTrainer(model, arguments(**changes), scenes, processor)
 
 
 def test_the_log_has_the_terms_of_the_loss(trainer):

@@ -12,16 +12,16 @@ from torch import distributed
 
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.opening import open_dataset
+from transformers_detr.data.load import open_dataset
 from transformers_detr.evaluation.distributed import leave_processes
-from transformers_detr.training.arguments import TrainingArguments
-from transformers_detr.training.trainer import Trainer
+from transformers_detr.training.arguments import DetrTrainingArguments
+from transformers_detr.training.trainer import DetrTrainer
 
 
-def run(scenes: Path, output: Path, batch_size: int) -> Trainer:
+def run(scenes: Path, output: Path, batch_size: int) -> DetrTrainer:
     torch.manual_seed(0)
     model = DetrForObjectDetection(DetrConfig(**{**TINY, "dropout": 0.0}, num_labels=8))
-    arguments = TrainingArguments(
+    arguments = DetrTrainingArguments(
         output_dir=str(output),
         use_cpu=True,
         ddp_backend="gloo",
@@ -33,13 +33,13 @@ def run(scenes: Path, output: Path, batch_size: int) -> Trainer:
         edges=[64],
         longest_edge=96,
         augmentation="none",
-        train_whole_trunk=True,
+        train_whole_backbone=True,
         token_weight=1.0,
         ema_decay=0.9,
         logging_steps=1,
     )
     processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    trainer = Trainer(model, arguments, open_dataset(scenes), processor)
+    trainer = DetrTrainer(model, arguments, open_dataset(scenes), processor)
     trainer.train()
     return trainer
 

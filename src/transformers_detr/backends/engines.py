@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from transformers_detr.backends.exported_model import Engine
-from transformers_detr.backends.layout import INPUTS, OUTPUTS
+from transformers_detr.backends.registry import INPUTS, OUTPUTS
 
 _ELSEWHERE = "AzureExecutionProvider"
 _SEVERAL = {"AUTO", "MULTI", "HETERO"}

@@ -32,7 +32,7 @@ class Engine:
 class ExportedModel:
     """Stands in for `DetrForObjectDetection` or `DetrForSegmentation`, for inference.
 
-    Padding is treated as the graph was exported to do: kept out of the images where the trunk allowed that
+    Padding is treated as the graph was exported to do: kept out of the images where the backbone allowed that
     (`config.exact_padding`).
 
     Args:

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformers_detr.backends.layout import Backend, Precision, exported_files
-from transformers_detr.backends.opening import open_exported
+from transformers_detr.backends.load_exported import open_exported
+from transformers_detr.backends.registry import Backend, Precision, exported_files
 from transformers_detr.cli.evaluation_run import load_model
-from transformers_detr.cli.inputs import gather_sources
-from transformers_detr.data.scenes import make_scene
-from transformers_detr.export.folder import export_model
+from transformers_detr.data.synthetic import make_scene
+from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.interleaved_timing import time_interleaved
 from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Condition, Difference, Yardstick, difference
-from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
+from transformers_detr.inference.sources import gather_sources
+from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-from transformers_detr.model.images_detr import load_image
-from transformers_detr.turns import take_turns
+from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
 
 EAGER = "PyTorch"
 SCENE_SIZE = (480, 640)
@@ -116,7 +116,7 @@ def run(
             notify(f"comparing {name}")
             differences[name] = difference(yardstick, option, alone)
         notify("timing")
-        seconds = take_turns({name: _job(option, pixels) for name, option in models.items()}, repeats)
+        seconds = time_interleaved({name: _job(option, pixels) for name, option in models.items()}, repeats)
     measured = [
         Result(
             name,

@@ -17,10 +17,10 @@ from rich.table import Table
 from transformers_detr.data.findings import KINDS, Severity
 
 if TYPE_CHECKING:
-    from transformers_detr.data.doctor import CheckReport
+    from transformers_detr.data.check_workflow import CheckReport
 
 EXAMPLES = 3
-COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
+COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 
 
 def check(
@@ -39,13 +39,13 @@ def check(
     ] = 100,
     stride: Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Pixels per cell of the feature map.")] = 32,
 ) -> None:
-    """Find what is wrong with a data set before training on it.
+    """Find what is wrong with a dataset before training on it.
 
     Shows each kind of fault with its first places; --json has them all, by file, image and annotation. The
-    exit status is 1 if there are errors. The data set itself is never changed.
+    exit status is 1 if there are errors. The dataset itself is never changed.
     """
+    from transformers_detr.data.check_workflow import check_dataset
     from transformers_detr.data.cleaning import cleaned, write_coco
-    from transformers_detr.data.doctor import check_dataset
 
     if fix is not None and fix.exists():
         raise typer.BadParameter(f"{fix} exists already", param_hint="--fix")
@@ -92,10 +92,10 @@ def show_report(report: CheckReport, console: Console) -> None:
 def _show_findings(report: CheckReport, console: Console) -> None:
     for code, findings in report.by_code().items():
         kind = KINDS[code]
-        colour = COLOURS[kind.severity]
+        color = COLORS[kind.severity]
         repair = f"; --fix: {kind.repair}" if kind.repair else ""
         console.print(
-            f"[{colour}]{kind.severity}[/{colour}] [bold]{code}[/bold] × {len(findings)}: {kind.meaning}{repair}"
+            f"[{color}]{kind.severity}[/{color}] [bold]{code}[/bold] × {len(findings)}: {kind.meaning}{repair}"
         )
         for finding in findings[:EXAMPLES]:
             console.print(f"    {escape(str(finding)).removesuffix(escape(f' [{code}]'))}")

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from transformers_detr.data.scenes import Scene
-    from transformers_detr.detections import Detections
+    from transformers_detr.data.synthetic import Scene
+    from transformers_detr.inference.detections import Detections
 
 SERIES = 2020
-"""Series of scenes that the model in the box was not trained on."""
+"""Series of scenes that the bundled model was not trained on."""
 
 THRESHOLD = 0.7
 """Detections score above it."""
@@ -30,7 +30,7 @@ def demo(
     ),
     scene: Annotated[int, typer.Option(min=0, metavar="N", help="Which scene to paint; every number is another.")] = 13,
 ) -> None:
-    """Detect the objects of a generated scene with the model in the box: no network, a few seconds.
+    """Detect the objects of a generated scene with the bundled model: no network, a few seconds.
 
     Writes the scene, the scene with its detections, the detections as JSON, and where the model looked for each.
     """
@@ -38,11 +38,11 @@ def demo(
     with console.status("Loading"):
         from transformers.utils import logging
 
-        from transformers_detr.bundled import NAME
-        from transformers_detr.data.scenes import make_scene
-        from transformers_detr.explaining.explanation import explain
-        from transformers_detr.predictor import Detector
-        from transformers_detr.whole_files import new_folder
+        from transformers_detr.atomic_io import atomic_folder
+        from transformers_detr.data.synthetic import make_scene
+        from transformers_detr.explanation.explanation import explain
+        from transformers_detr.hub.bundled_model import NAME
+        from transformers_detr.inference.detector import Detector
     if output.exists():
         raise typer.BadParameter(f"{output} exists already; name another folder", param_hint="--output")
 
@@ -51,7 +51,7 @@ def demo(
     detector = Detector.from_pretrained(NAME, device="cpu")
     detections = detector(picture.image, threshold=THRESHOLD, keep_images=True)
     explanation = explain(detector, picture.image, threshold=THRESHOLD)
-    with new_folder(output) as folder:
+    with atomic_folder(output) as folder:
         picture.image.save(folder / "scene.png")
         detections.draw().save(folder / "detections.png")
         explanation.draw(f"scene.png · {NAME}").save(folder / "attention.png")
@@ -71,7 +71,7 @@ def _table(scene: Scene, detections: Detections) -> Table:
     """Detections, best first, each beside the object that it overlaps most, and the objects that none overlaps."""
     import torch
 
-    from transformers_detr.data.scenes import CLASS_NAMES
+    from transformers_detr.data.synthetic import CLASS_NAMES
     from transformers_detr.model.boxes_detr import box_iou
 
     objects = [item for item in scene.objects if not item.iscrowd]

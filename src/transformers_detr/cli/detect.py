@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from transformers_detr.cli.detection_records import CSV_TABLE, detections_of, entries_of, write_csv
-from transformers_detr.cli.inputs import Source, gather_videos
-from transformers_detr.cli.picture_run import (
+from transformers_detr.cli.image_run import (
     BackendName,
     BatchSize,
     Device,
@@ -34,10 +33,11 @@ from transformers_detr.cli.picture_run import (
     run_settings,
 )
 from transformers_detr.cli.run_folder import RunFolder, write_array
+from transformers_detr.inference.sources import Source, gather_videos
 
 if TYPE_CHECKING:
-    from transformers_detr.detections import Detections
-    from transformers_detr.predictor import Detector
+    from transformers_detr.inference.detections import Detections
+    from transformers_detr.inference.detector import Detector
 
 COCO_RESULTS = "coco_results.json"
 
@@ -130,7 +130,7 @@ def detect(
 
 
 def _detector() -> type[Detector]:
-    from transformers_detr.predictor import Detector
+    from transformers_detr.inference.detector import Detector
 
     return Detector
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers_detr.detections import Detections
+    from transformers_detr.inference.detections import Detections
 
 CSV_TABLE = "predictions.csv"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -23,7 +23,7 @@ def detections_of(record: dict[str, Any]) -> Detections:
     """Rebuild the detections of a picture from its record."""
     import numpy as np
 
-    from transformers_detr.detections import Detections
+    from transformers_detr.inference.detections import Detections
 
     found = record["detections"]
     boxes = [[entry["box"][side] for side in _SIDES] for entry in found]

@@ -1,4 +1,4 @@
-"""`detr evaluate`: COCO's numbers of a model, or of a predictions file, on a labelled data set."""
+"""`detr evaluate`: COCO's numbers of a model, or of a predictions file, on a labeled dataset."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
-from transformers_detr.whole_files import new_file
+from transformers_detr.atomic_io import atomic_file
+from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
 
 if TYPE_CHECKING:
     from transformers_detr.cli.evaluation_run import ChosenImages
-    from transformers_detr.evaluation.evaluate import Evaluation
+    from transformers_detr.evaluation.scoring import Evaluation
 
 
 class Padding(StrEnum):
@@ -56,7 +56,7 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for predictions and report.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Part of the data set.", show_default="val, or the only one")
+        str | None, typer.Option(metavar="NAME", help="Part of the dataset.", show_default="val, or the only one")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")] = 4,
     padding: Annotated[
@@ -96,14 +96,14 @@ def evaluate(
     backend: BackendName = None,
     precision: PrecisionName = None,
     revision: Revision = None,
-    data_name: Annotated[str | None, typer.Option(metavar="TEXT", help="Data set's name for the model card.")] = None,
+    data_name: Annotated[str | None, typer.Option(metavar="TEXT", help="Dataset's name for the model card.")] = None,
     data_revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Its version, likewise.")] = None,
     coco_results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results, with the class ids used.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that DIR holds.")] = False,
 ) -> None:
-    """Measure average precision, and panoptic quality, on a labelled data set.
+    """Measure average precision, and panoptic quality, on a labeled dataset.
 
     Every query counts, boxes keep their fractions, and no score threshold is applied. With --output, DIR
     receives predictions.jsonl (written as the run goes on), metrics.json, per_class.csv, report.html and more.
@@ -125,10 +125,10 @@ def evaluate(
             from transformers_detr.cli import evaluation_run as run
             from transformers_detr.evaluation.average_precision import MEANINGS
             from transformers_detr.evaluation.distributed import own_share
-            from transformers_detr.evaluation.evaluate import evaluate_predictions
+            from transformers_detr.evaluation.evaluation_report import can_draw_charts
             from transformers_detr.evaluation.padding_check import padding_differences
             from transformers_detr.evaluation.predictions import to_coco_results
-            from transformers_detr.evaluation.report import can_draw_charts
+            from transformers_detr.evaluation.scoring import evaluate_predictions
     except ImportError as error:
         console.print(f"[red]{escape(str(error))}.[/] Evaluation needs: pip install 'transformers-detr\\[evaluate]'")
         raise typer.Exit(1) from error
@@ -163,7 +163,7 @@ def evaluate(
     _show(evaluation, settings, MEANINGS)
     try:
         if coco_results is not None:
-            with new_file(coco_results) as aside:
+            with atomic_file(coco_results) as aside:
                 aside.write_text(json.dumps(list(to_coco_results(found))), encoding="utf-8")
         if output is not None:
             _write(output, evaluation, settings, chosen, threshold, data_name, data_revision)
@@ -236,7 +236,7 @@ def _percent(value: float) -> str:
 
 
 def published_name(data: str) -> str:
-    """A data set's name for others: a folder or file without where it lies here."""
+    """A dataset's name for others: a folder or file without where it lies here."""
     return Path(data).resolve().name if Path(data).exists() else data
 
 
@@ -250,9 +250,9 @@ def _write(
     data_revision: str | None,
 ) -> None:
     """Write the report, and the numbers as a model card takes them."""
+    from transformers_detr.evaluation.evaluation_report import write_report
     from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
-    from transformers_detr.evaluation.published import compare_with_published
-    from transformers_detr.evaluation.report import write_report
+    from transformers_detr.evaluation.published_comparison import compare_with_published
 
     model = str(settings.get("model", "predictions"))
     images = {image.id: image for image in chosen.images}
@@ -274,5 +274,5 @@ def _write(
         command=settings["command"],
     )
     index = model_index(Path(model).name, eval_results(evaluation, evidence))
-    with new_file(folder / "model_index.json") as aside:
+    with atomic_file(folder / "model_index.json") as aside:
         aside.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -16,25 +16,25 @@ import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr import __version__
-from transformers_detr.backends.layout import Backend, Precision
-from transformers_detr.backends.opening import open_exported
-from transformers_detr.checkpoints import NO_CLASS
+from transformers_detr.backends.load_exported import open_exported
+from transformers_detr.backends.registry import Backend, Precision
 from transformers_detr.data.findings import Finding, Reporter, UnknownSplitError, raise_finding
-from transformers_detr.data.opening import open_dataset
-from transformers_detr.data.records import ImageRecord, LabelledDataset
-from transformers_detr.evaluation.coco_layout import CocoDataset
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.records import DetectionDataset, ImageRecord
+from transformers_detr.evaluation.coco_types import CocoDataset
 from transformers_detr.evaluation.distributed import leave_processes, process_number
-from transformers_detr.evaluation.inference import EvaluationImage, detections, plan_batches, predict, predict_to_log
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality
-from transformers_detr.evaluation.prediction_log import PredictionLog, read_settings
+from transformers_detr.evaluation.predict import EvaluationImage, detections, plan_batches, predict, predict_to_log
+from transformers_detr.evaluation.prediction_writer import PredictionLog, read_settings
 from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions
-from transformers_detr.evaluation.segmentation import read_panoptic_truth, score_panoptic, segmentations
-from transformers_detr.loading import holds_segmentation, load_pretrained
+from transformers_detr.evaluation.segmentation_predictions import read_panoptic_truth, score_panoptic, segmentations
+from transformers_detr.hub.loading import holds_segmentation, load_pretrained
+from transformers_detr.hub.published_checkpoints import NO_CLASS
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
-from transformers_detr.model.resizing_detr import SizeDict
+from transformers_detr.model.resize_detr import SizeDict
 
 PANOPTIC_FOLDER = "panoptic"
 """Folder beside the predictions file for the pictures of segment ids."""
@@ -44,12 +44,12 @@ PANOPTIC_FOLDER = "panoptic"
 class ChosenImages:
     """The images to evaluate on, their classes numbered as the predictions are."""
 
-    dataset: LabelledDataset
+    dataset: DetectionDataset
     split: str
 
     @property
     def images(self) -> tuple[ImageRecord, ...]:
-        """The images, in the data set's order."""
+        """The images, in the dataset's order."""
         return self.dataset.split(self.split)
 
     @property
@@ -72,18 +72,18 @@ def choose_images(
     keep_category_ids: bool = False,
     report: Reporter = raise_finding,
 ) -> ChosenImages:
-    """Open a data set and choose the images of a split.
+    """Open a dataset and choose the images of a split.
 
     Args:
         data: Folder, file or Hub name.
         split: Its part; None takes "val", or the only one.
         limit: Only the first so many images.
         class_names: Number the classes as in this list.
-        keep_category_ids: Number the classes by COCO's category ids, if the data set has any.
-        report: What to do with a fault of the data set.
+        keep_category_ids: Number the classes by COCO's category ids, if the dataset has any.
+        report: What to do with a fault of the dataset.
 
     Raises:
-        DatasetError: The data set cannot be read, or has other classes than `class_names`.
+        DatasetError: The dataset cannot be read, or has other classes than `class_names`.
     """
     name = split or "val"
     try:
@@ -196,7 +196,7 @@ class Inference:
         return list(read_predictions(log.path)), settings
 
     def batches(self, model: Any, chosen: ChosenImages) -> list[list[EvaluationImage]]:
-        """Batches of similar shape; of equal size where the trunk does not allow exact padding."""
+        """Batches of similar shape; of equal size where the backbone does not allow exact padding."""
         equal_sizes = self.padding == "exact" and not model.supports_exact_padding
         return plan_batches(chosen.images, self.batch_size, equal_sizes)
 
@@ -258,7 +258,7 @@ def measure_panoptic(
         The quality; and what to say of predicted segments that were not compared, None if all were.
 
     Raises:
-        ValueError: `file` was given, but no segments were predicted, or none of its images are those of the data set.
+        ValueError: `file` was given, but no segments were predicted, or none of its images are those of the dataset.
     """
     if not any(prediction.panoptic for prediction in predictions):
         if file is not None:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transformers_detr.cli.inputs import Source, gather_sources
-from transformers_detr.cli.picture_run import (
+from transformers_detr.atomic_io import atomic_file
+from transformers_detr.cli.image_run import (
     BatchSize,
     Device,
     DtypeName,
@@ -21,10 +21,10 @@ from transformers_detr.cli.picture_run import (
     load_predictor,
 )
 from transformers_detr.cli.run_folder import report_failure
-from transformers_detr.whole_files import new_file
+from transformers_detr.inference.sources import Source, gather_sources
 
 if TYPE_CHECKING:
-    from transformers_detr.predictor import Detector
+    from transformers_detr.inference.detector import Detector
 
 
 def explain(
@@ -38,7 +38,7 @@ def explain(
     ] = Path(),
     queries: Annotated[
         str | None,
-        typer.Option(metavar="DATASET|FOLDER", help="Instead: where each query finds its objects, over a data set."),
+        typer.Option(metavar="DATASET|FOLDER", help="Instead: where each query finds its objects, over a dataset."),
     ] = None,
     threshold: Annotated[
         float, typer.Option("--threshold", "-t", metavar="SCORE", min=0, max=1, help="Scores must lie above it.")
@@ -67,7 +67,7 @@ def explain(
     A sheet for each picture: its objects, where the decoder looked for each of them, and what chosen points attend to
     in the encoder. It is written as NAME-explained.png to the folder that --output names, or else to this one.
 
-    With --queries, one chart of where each query's boxes lie in all pictures of a data set, queries.png.
+    With --queries, one chart of where each query's boxes lie in all pictures of a dataset, queries.png.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if bool(inputs) == bool(queries):
@@ -83,7 +83,7 @@ def explain(
     if queries:
         _draw_queries(predictor, pictures, model, output, batch_size, console)
         return
-    from transformers_detr.explaining.explanation import explain as explain_picture
+    from transformers_detr.explanation.explanation import explain as explain_picture
 
     failed = 0
     for source, target in zip(sources, targets, strict=True):
@@ -106,8 +106,8 @@ def explain(
 
 
 def _predictor(model: str, revision: str | None) -> type[Any]:
-    from transformers_detr.loading import holds_segmentation
-    from transformers_detr.predictor import Detector, Segmenter
+    from transformers_detr.hub.loading import holds_segmentation
+    from transformers_detr.inference.detector import Detector, Segmenter
 
     return Segmenter if holds_segmentation(model, revision) else Detector
 
@@ -141,9 +141,9 @@ def _is_picture(path: Path) -> bool:
 
 
 def _pictures(queries: str, limit: int | None) -> list[Any]:
-    """The pictures of a data set, the validation split if there is one, or of a folder; some as what reads them."""
+    """The pictures of a dataset, the validation split if there is one, or of a folder; some as what reads them."""
     from transformers_detr.data.findings import DatasetError
-    from transformers_detr.data.opening import open_dataset
+    from transformers_detr.data.load import open_dataset
 
     try:
         dataset = open_dataset(queries, report=lambda *finding: None)
@@ -158,7 +158,7 @@ def _pictures(queries: str, limit: int | None) -> list[Any]:
 def _draw_queries(
     predictor: Detector, pictures: list[Any], model: str, output: Path, batch_size: int, console: Console
 ) -> None:
-    from transformers_detr.explaining.query_boxes import draw_queries, query_boxes
+    from transformers_detr.explanation.query_boxes import draw_queries, query_boxes
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -175,6 +175,6 @@ def _draw_queries(
 
 def _save(picture: Any, path: Path) -> None:
     """Write a picture, and say its name."""
-    with new_file(path) as aside:
+    with atomic_file(path) as aside:
         picture.save(aside, quality=92)
     typer.echo(str(path))

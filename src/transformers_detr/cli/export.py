@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transformers_detr.cli.picture_run import Backend
+from transformers_detr.cli.image_run import Backend
 
 
 def export(
@@ -36,12 +36,12 @@ def export(
         typer.Option(metavar="PATH", help="Pictures or folders to compare on.", show_default="generated scenes"),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", "-d", metavar="DATASET", help="Labelled pictures to compare AP on.")
+        str | None, typer.Option("--data", "-d", metavar="DATASET", help="Labeled pictures to compare AP on.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Part of the data set.", show_default="val, or the only one")
+        str | None, typer.Option(metavar="NAME", help="Part of the dataset.", show_default="val, or the only one")
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many labelled pictures.")] = 200,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many labeled pictures.")] = 200,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")
     ] = None,
@@ -49,16 +49,16 @@ def export(
     """Write a model for ONNX Runtime, OpenVINO, transformers.js or a plain PyTorch program.
 
     Batch, height and width stay free, and a pixel mask is an input: with it, a picture in a padded batch gets what it
-    gets alone, wherever the trunk allows that. The folder is laid out as transformers.js expects it (onnx/model.onnx,
-    model_fp16.onnx, model_quantized.onnx); `Detector.from_pretrained(DIR, backend="onnx")` runs it in Python. TensorRT
-    builds its engines from the ONNX files.
+    gets alone, wherever the backbone allows that. The folder is laid out as transformers.js expects it
+    (onnx/model.onnx, model_fp16.onnx, model_quantized.onnx); `Detector.from_pretrained(DIR, backend="onnx")` runs it in
+    Python. TensorRT builds its engines from the ONNX files.
 
     At the end every graph is compared with PyTorch, on each picture alone, in padded batches and at odd sizes, and, on
-    labelled pictures, by AP: see export_report.md in DIR. The exit status is 1 where a float32 graph is off by more
+    labeled pictures, by AP: see export_report.md in DIR. The exit status is 1 where a float32 graph is off by more
     than 0.5 pixels or a score of 0.001.
 
-    --int8 with --calibration rounds trunk and encoder by ranges found on those pictures; without it, only the weights
-    of the transformer.
+    --int8 with --calibration rounds backbone and encoder by ranges found on those pictures; without it, only the
+    weights of the transformer.
     """
     if calibration is not None and not int8:
         raise typer.BadParameter("--calibration goes with --int8")

@@ -14,21 +14,21 @@ import torch
 from PIL import Image
 
 from transformers_detr import __version__
-from transformers_detr.backends.layout import Backend, Precision, exported_files
-from transformers_detr.backends.opening import open_exported
+from transformers_detr.atomic_io import atomic_folder
+from transformers_detr.backends.load_exported import open_exported
+from transformers_detr.backends.registry import Backend, Precision, exported_files
 from transformers_detr.cli.evaluation_run import ChosenImages, choose_images, class_names, load_model
-from transformers_detr.cli.inputs import gather_sources
-from transformers_detr.data.scenes import CLASS_NAMES, make_scene, write_scenes
+from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
-from transformers_detr.evaluation.inference import plan_batches, predict
-from transformers_detr.export.folder import export_model, with_fixed_size
+from transformers_detr.evaluation.predict import plan_batches, predict
+from transformers_detr.export.export_folder import export_model, with_fixed_size
+from transformers_detr.export.export_report import REPORT_TABLE, Compared, summary_rows, write_report
 from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Yardstick, conditions, difference
-from transformers_detr.export.report import REPORT_TABLE, Compared, summary_rows, write_report
+from transformers_detr.inference.sources import gather_sources
+from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-from transformers_detr.model.images_detr import load_image
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
-from transformers_detr.whole_files import new_folder
 
 __all__ = ["REPORT_TABLE", "Request", "run", "summary_rows"]
 
@@ -59,18 +59,18 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
     """Export into a folder that appears when all is done.
 
     Returns:
-        How each graph compares, and PyTorch's AP, if there were labelled pictures.
+        How each graph compares, and PyTorch's AP, if there were labeled pictures.
 
     Raises:
         FileExistsError: The folder exists.
         ImportError: A package is missing.
         OSError: The model or a picture cannot be read.
-        ValueError: A picture or data set cannot be used, or the request does not go together.
+        ValueError: A picture or dataset cannot be used, or the request does not go together.
     """
-    with new_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
+    with atomic_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
         model, processor = load_model(request.model, request.revision, torch.float32)
-        labelled = _labelled(request, model, Path(aside))
-        pictures = _pictures(request, labelled)
+        labeled = _labeled(request, model, Path(aside))
+        pictures = _pictures(request, labeled)
         feeds = partial(_feeds, request, processor) if request.calibration else None
         export_model(folder, model, processor, request.formats, request.precisions, request.fixed_size, feeds, notify)
         exported_processor = DetrImageProcessor.from_pretrained(folder)
@@ -82,14 +82,14 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
             exported, _ = open_exported(folder, backend, precision)
             megabytes = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
             differences = [difference(yardstick, exported, view) for view in views]
-            ap = _average_precision(exported, exported_processor, labelled)
+            ap = _average_precision(exported, exported_processor, labeled)
             compared.append(Compared(backend, precision, megabytes, differences, ap))
-        torch_ap = _average_precision(model, exported_processor, labelled)
-        write_report(folder, _about(request, pictures, labelled), compared, torch_ap)
+        torch_ap = _average_precision(model, exported_processor, labeled)
+        write_report(folder, _about(request, pictures, labeled), compared, torch_ap)
     return compared, torch_ap
 
 
-def _labelled(request: Request, model: DetrPreTrainedModel, aside: Path) -> ChosenImages | None:
+def _labeled(request: Request, model: DetrPreTrainedModel, aside: Path) -> ChosenImages | None:
     """The pictures to score on: the user's, or generated scenes for a model that knows their classes."""
     names = class_names(model)
     if request.data is not None:
@@ -99,12 +99,12 @@ def _labelled(request: Request, model: DetrPreTrainedModel, aside: Path) -> Chos
     return choose_images(str(write_scenes(aside / "scenes", SCENES_TO_SCORE, SCENE_SERIES)), "train", None, names)
 
 
-def _pictures(request: Request, labelled: ChosenImages | None) -> list[Image.Image]:
+def _pictures(request: Request, labeled: ChosenImages | None) -> list[Image.Image]:
     if request.images:
         sources = gather_sources(request.images, recursive=False)
         return [load_image(source.location) for source in sources[:MOST_PICTURES]]
-    if request.data is not None and labelled is not None:
-        return [image.load_image() for image in labelled.images[:SCENES_TO_COMPARE]]
+    if request.data is not None and labeled is not None:
+        return [image.load_image() for image in labeled.images[:SCENES_TO_COMPARE]]
     return [make_scene(SCENE_SERIES + 1, index).image for index in range(SCENES_TO_COMPARE)]
 
 
@@ -118,15 +118,15 @@ def _feeds(request: Request, processor: DetrImageProcessor) -> Iterator[Feed]:
         yield {name: inputs[name].numpy() for name in ("pixel_values", "pixel_mask")}
 
 
-def _average_precision(model: Any, processor: DetrImageProcessor, labelled: ChosenImages | None) -> float | None:
-    if labelled is None:
+def _average_precision(model: Any, processor: DetrImageProcessor, labeled: ChosenImages | None) -> float | None:
+    if labeled is None:
         return None
-    batches = plan_batches(labelled.images, batch_size=4, equal_sizes=not model.supports_exact_padding)
+    batches = plan_batches(labeled.images, batch_size=4, equal_sizes=not model.supports_exact_padding)
     found = [prediction for batch in predict(model, processor, batches) for prediction in batch]
-    return float(score_detections(labelled.ground_truth, found).summary["AP"])
+    return float(score_detections(labeled.ground_truth, found).summary["AP"])
 
 
-def _about(request: Request, pictures: Sequence[Image.Image], labelled: ChosenImages | None) -> dict[str, Any]:
+def _about(request: Request, pictures: Sequence[Image.Image], labeled: ChosenImages | None) -> dict[str, Any]:
     """What the report says about the comparison."""
     shapes = {f"{picture.height}×{picture.width}" for picture in pictures}
     return {
@@ -134,8 +134,8 @@ def _about(request: Request, pictures: Sequence[Image.Image], labelled: ChosenIm
         "transformers-detr": __version__,
         "torch": torch.__version__,
         "fixed size": "none, all sizes" if request.fixed_size is None else "×".join(map(str, request.fixed_size)),
-        "compared on": f"{len(pictures)} {'given' if request.images else 'generated or labelled'} pictures of "
+        "compared on": f"{len(pictures)} {'given' if request.images else 'generated or labeled'} pictures of "
         f"{len(shapes)} sizes (height × width: {', '.join(sorted(shapes))})",
         "calibrated on": None if request.calibration is None else str(request.calibration),
-        "scored on": None if labelled is None else f"{len(labelled.images)} pictures of {request.data or 'scenes'}",
+        "scored on": None if labeled is None else f"{len(labeled.images)} pictures of {request.data or 'scenes'}",
     }

@@ -11,9 +11,9 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from transformers_detr.publishing.upload import Plan
+    from transformers_detr.hub.push import Plan
 
-COLOURS = {"new": "green", "changed": "yellow", "same": "dim", "removed": "red"}
+COLORS = {"new": "green", "changed": "yellow", "same": "dim", "removed": "red"}
 MOST_LEFT_OUT = 5
 
 
@@ -41,9 +41,9 @@ def push(
     """
     from transformers.utils import logging
 
-    from transformers_detr.loading import LoadingError
-    from transformers_detr.publishing.staging import PublishingError
-    from transformers_detr.publishing.upload import plan_upload, upload
+    from transformers_detr.hub.loading import LoadingError
+    from transformers_detr.hub.push import plan_upload, upload
+    from transformers_detr.hub.staging import PublishingError
 
     logging.disable_progress_bar()  # for reading weights; uploads keep theirs
     console = Console(soft_wrap=True, highlight=False)
@@ -68,7 +68,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     state = ("private" if plan.is_private else "public") if plan.exists else "new"
     console.print(f"[bold]{escape(plan.repository)}[/bold] ({state})")
     for file in plan.files:
-        console.print(f"  [{COLOURS[file.change]}]{file.change:8}[/] {decimal(file.size):>9}  {escape(file.path)}")
+        console.print(f"  [{COLORS[file.change]}]{file.change:8}[/] {decimal(file.size):>9}  {escape(file.path)}")
     left_out = plan.staged.left_out
     if left_out:
         more = f" and {len(left_out) - MOST_LEFT_OUT} more" if len(left_out) > MOST_LEFT_OUT else ""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from transformers_detr.whole_files import new_file
+from transformers_detr.atomic_io import atomic_file
 
 RECORDS = "predictions.jsonl"
 SETTINGS = "run.json"
@@ -100,7 +100,7 @@ class RunFolder:
             Its path.
         """
         path = self.folder / name
-        with new_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
             write(file)
         return path
 

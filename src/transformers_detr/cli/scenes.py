@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from transformers_detr.data.scenes import write_scenes
+from transformers_detr.data.synthetic import write_scenes
 
 
 def scenes(

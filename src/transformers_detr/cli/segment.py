@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transformers_detr.cli.inputs import Source
-from transformers_detr.cli.picture_run import (
+from transformers_detr.cli.image_run import (
     BackendName,
     BatchSize,
     Device,
@@ -35,10 +34,11 @@ from transformers_detr.cli.picture_run import (
     save_picture,
 )
 from transformers_detr.cli.run_folder import RunFolder, write_array
+from transformers_detr.inference.sources import Source
 
 if TYPE_CHECKING:
-    from transformers_detr.picture_segments import Segments
-    from transformers_detr.predictor import Segmenter
+    from transformers_detr.inference.detector import Segmenter
+    from transformers_detr.inference.segments import Segments
 
 PANOPTIC = "panoptic"
 SEMANTIC = "semantic"
@@ -124,7 +124,7 @@ def segment(
 
 
 def _segmenter() -> type[Segmenter]:
-    from transformers_detr.predictor import Segmenter
+    from transformers_detr.inference.detector import Segmenter
 
     return Segmenter
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from transformers_detr.cli.picture_run import BackendName, Device, DtypeName, PrecisionName, exported_options
+from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, exported_options
 from transformers_detr.serving.limits import Limits
 
 MEGA = 1_000_000
@@ -98,8 +98,8 @@ def serve(
     _check_installed()
     from transformers.utils import logging as transformers_logging
 
-    from transformers_detr.serving.application import create_app
-    from transformers_detr.serving.loaders import model_loaders
+    from transformers_detr.serving.app import create_app
+    from transformers_detr.serving.model_loading import model_loaders
     from transformers_detr.serving.server import LOGGING, make_server
 
     transformers_logging.disable_progress_bar()
@@ -121,7 +121,7 @@ def serve(
 
 
 def _write(write: Deployment, output: Path, models: list[str]) -> None:
-    from transformers_detr.serving.deployment import write_deployment
+    from transformers_detr.serving.deployment_folder import write_deployment
 
     try:
         write_deployment(write.value, output, models)

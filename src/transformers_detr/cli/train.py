@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from transformers_detr.cli.picture_run import Dtype
+from transformers_detr.cli.image_run import Dtype
 
 
 def train(
@@ -36,11 +36,11 @@ def train(
     queries: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Object queries.", show_default="as many as are needed")
     ] = None,
-    trunk: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for the trunk of a recipe, as timm names them.")
+    backbone: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights for the backbone of a recipe, as timm names them.")
     ] = None,
     freeze: Annotated[
-        list[str] | None, typer.Option(metavar="PART", help="What does not learn: trunk, encoder, decoder …")
+        list[str] | None, typer.Option(metavar="PART", help="What does not learn: backbone, encoder, decoder …")
     ] = None,
     lora: Annotated[int, typer.Option(metavar="RANK", min=0, help="Train LoRA additions of this rank instead.")] = 0,
     masks: Annotated[
@@ -50,22 +50,22 @@ def train(
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of TrainingArguments.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of DetrTrainingArguments.")
     ] = None,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Train on what `detr check --fix` would leave of a faulty data set.")
+        bool, typer.Option("--clean", help="Train on what `detr check --fix` would leave of a faulty dataset.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that DIR holds.")] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Only draw what the model would see, into DIR/preview.jpg.")
     ] = False,
     sanity: Annotated[
-        bool, typer.Option("--sanity", help="Only try whether eight images can be learnt by heart.")
+        bool, typer.Option("--sanity", help="Only try whether eight images can be learned by heart.")
     ] = False,
 ) -> None:
-    """Train a detector on a labelled data set.
+    """Train a detector on a labeled dataset.
 
-    A pretrained model is fine-tuned: its classes become those of the data set, and epochs and learning rate
+    A pretrained model is fine-tuned: its classes become those of the dataset, and epochs and learning rate
     follow from the number of images. A segmentation model learns masks too. A recipe starts afresh, or
     from the model that it names. The best model ends up in DIR, ready for `detr detect --model DIR`. Several
     processes share the work with `torchrun --nproc-per-node N --no-python detr train …`, several machines with
@@ -90,7 +90,7 @@ def train(
     try:
         run.refuse_to_overwrite(output, resume or preview or sanity)
         dataset = run.read_dataset(data, clean, seed, console)
-        start = run.start(model, dataset, size, queries, trunk, masks, seed, console)
+        start = run.start(model, dataset, size, queries, backbone, masks, seed, console)
         arguments = run.arguments(output, start, given, settings or [], len(dataset.split("train")))
         if preview:
             run.write_preview(start, arguments, dataset, output / "preview.jpg", console)

@@ -19,20 +19,20 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from transformers_detr.cli.check import show_report
+from transformers_detr.data.check_workflow import check_dataset
 from transformers_detr.data.cleaning import cleaned
-from transformers_detr.data.doctor import check_dataset
 from transformers_detr.data.findings import Severity
-from transformers_detr.data.records import LabelledDataset
-from transformers_detr.training.arguments import TrainingArguments
+from transformers_detr.data.records import DetectionDataset
+from transformers_detr.training.arguments import DetrTrainingArguments
+from transformers_detr.training.model_setup import StartingPoint, starting_point
+from transformers_detr.training.overfit_check import LEARNED, LEARNING, overfit
 from transformers_detr.training.preview import contact_sheet
-from transformers_detr.training.progress import Progress
+from transformers_detr.training.progress_callback import Progress
 from transformers_detr.training.recipes import Recipe, read_recipe, write_recipe
-from transformers_detr.training.sanity import LEARNING, LEARNT, overfit
-from transformers_detr.training.starting_points import StartingPoint, starting_point
-from transformers_detr.training.trainer import Trainer
+from transformers_detr.training.trainer import DetrTrainer
 
 SANITY_STEPS = {"pretrained": 400, "fresh": 1500}
-"""Steps in which a model should have learnt eight images by heart."""
+"""Steps in which a model should have learned eight images by heart."""
 
 ANY_NUMBER = 10**9
 
@@ -59,8 +59,8 @@ def refuse_to_overwrite(output: Path, allowed: bool) -> None:
         raise ValueError(f"{output} already holds a training; go on with --resume, or name another folder")
 
 
-def read_dataset(source: str, clean: bool, seed: int, console: Console) -> LabelledDataset:
-    """Open a data set after a quick look for faults; a validation split is taken out where there is none.
+def read_dataset(source: str, clean: bool, seed: int, console: Console) -> DetectionDataset:
+    """Open a dataset after a quick look for faults; a validation split is taken out where there is none.
 
     Raises:
         ValueError: There are faults that would spoil the training.
@@ -84,10 +84,10 @@ def read_dataset(source: str, clean: bool, seed: int, console: Console) -> Label
 
 def start(
     model: str,
-    dataset: LabelledDataset,
+    dataset: DetectionDataset,
     size: int | None,
     queries: int | None,
-    trunk: Path | None,
+    backbone: Path | None,
     masks: bool,
     seed: int,
     console: Console,
@@ -96,7 +96,7 @@ def start(
     logging.disable_progress_bar()  # one bar is enough
     set_seed(seed)
     with console.status(f"Loading {escape(model)}"):
-        point = starting_point(model, dataset, size, queries, trunk, masks)
+        point = starting_point(model, dataset, size, queries, backbone, masks)
     for note in point.notes:
         console.print(escape(note))
     for warning in point.warnings:
@@ -107,7 +107,7 @@ def start(
 def arguments(
     output: Path, point: StartingPoint, given: dict[str, Any], settings: list[str], images: int
 ) -> dict[str, Any]:
-    """Fields of `TrainingArguments`: those of the starting point, then what was given, then `--set`."""
+    """Fields of `DetrTrainingArguments`: those of the starting point, then what was given, then `--set`."""
     loggers = [name for name in ("tensorboard",) if importlib.util.find_spec(name)]
     values = {"per_device_train_batch_size": 4, "report_to": loggers or "none", **point.training}
     values |= {name: value for name, value in given.items() if value is not None}
@@ -115,34 +115,34 @@ def arguments(
         name, separator, value = setting.partition("=")
         if not separator:
             raise ValueError(f"--set {setting}: must be NAME=VALUE")
-        if name not in TrainingArguments.__dataclass_fields__:
-            raise ValueError(f"--set {setting}: TrainingArguments has no field {name!r}")
+        if name not in DetrTrainingArguments.__dataclass_fields__:
+            raise ValueError(f"--set {setting}: DetrTrainingArguments has no field {name!r}")
         values[name] = yaml.safe_load(value)
     values.setdefault("logging_steps", min(max(images // values["per_device_train_batch_size"], 1), LOGGING_STEPS))
     return values | {"output_dir": str(output), "disable_tqdm": True}
 
 
 def write_preview(
-    point: StartingPoint, values: dict[str, Any], dataset: LabelledDataset, path: Path, console: Console
+    point: StartingPoint, values: dict[str, Any], dataset: DetectionDataset, path: Path, console: Console
 ) -> None:
     """Draw a contact sheet of augmented training images."""
-    trainer = Trainer(point.model, TrainingArguments(**values), dataset, point.processor)
+    trainer = DetrTrainer(point.model, DetrTrainingArguments(**values), dataset, point.processor)
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(trainer.train_dataset, dataset.class_names, trainer.args.edges, seed=trainer.args.seed).save(path)
     console.print(f"What the model would see: [bold]{escape(str(path))}[/]")
 
 
-def try_eight_images(point: StartingPoint, values: dict[str, Any], dataset: LabelledDataset, console: Console) -> None:
+def try_eight_images(point: StartingPoint, values: dict[str, Any], dataset: DetectionDataset, console: Console) -> None:
     """Try whether the pipeline can learn at all."""
     steps = SANITY_STEPS["pretrained" if isinstance(point.source, str) else "fresh"]
     score = overfit(point.model, point.processor, dataset, values, steps, [Progress()])
-    if score >= LEARNT:
+    if score >= LEARNED:
         console.print(f"[green]The pipeline can learn:[/] AP {score:.2f} on eight images.")
     elif score >= LEARNING:
         console.print(f"[yellow]The pipeline learns, slowly:[/] AP {score:.2f} on eight images.")
     else:
         console.print(
-            f"[red]Eight images were not learnt:[/] AP {score:.2f}. Look at --preview: do the boxes fit? "
+            f"[red]Eight images were not learned:[/] AP {score:.2f}. Look at --preview: do the boxes fit? "
             "If they do, the learning rate is the next suspect."
         )
         raise typer.Exit(1)
@@ -158,13 +158,13 @@ def refuse_other_settings(recipe: Recipe, before: Recipe) -> None:
 
 
 def _keep_page(
-    trainer: Trainer, settings: dict[str, Any], dataset: LabelledDataset, output: Path, console: Console
+    trainer: DetrTrainer, settings: dict[str, Any], dataset: DetectionDataset, output: Path, console: Console
 ) -> None:
     """Have a page written with the curves of the training, if there is matplotlib to draw them."""
     if importlib.util.find_spec("matplotlib") is None:
         console.print("No page of the training is drawn: pip install 'transformers-detr\\[evaluate]'")
         return
-    from transformers_detr.training.report import PAGE, TrainingPage
+    from transformers_detr.training.training_report import PAGE, TrainingPage
 
     args = trainer.args
     sheet = contact_sheet(trainer.train_dataset, dataset.class_names, args.edges, ON_PAGE, args.seed)
@@ -175,7 +175,7 @@ def _keep_page(
 def train(
     point: StartingPoint,
     values: dict[str, Any],
-    dataset: LabelledDataset,
+    dataset: DetectionDataset,
     output: Path,
     resume: bool,
     console: Console,
@@ -188,7 +188,9 @@ def train(
     recipe = Recipe(point.source, json.loads(point.processor.to_json_string()), settings)
     if resume:
         refuse_other_settings(recipe, read_recipe(output / RECIPE))
-    trainer = Trainer(point.model, TrainingArguments(**values), dataset, point.processor, callbacks=[Progress()])
+    trainer = DetrTrainer(
+        point.model, DetrTrainingArguments(**values), dataset, point.processor, callbacks=[Progress()]
+    )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)

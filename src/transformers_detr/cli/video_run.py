@@ -21,8 +21,8 @@ from transformers_detr.cli.run_folder import PROGRESS_COLUMNS, RECORDS, RunFolde
 if TYPE_CHECKING:
     from PIL import Image
 
-    from transformers_detr.predictor import Detector
-    from transformers_detr.video import VideoFrame
+    from transformers_detr.inference.detector import Detector
+    from transformers_detr.inference.video import VideoFrame
 
 ANNOTATED = "annotated"
 TRACKS = "tracks.jsonl"
@@ -69,7 +69,7 @@ def detect_in_videos(
     if options["resume"] and options["overwrite"]:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     try:
-        import transformers_detr.video  # noqa: F401
+        import transformers_detr.inference.video  # noqa: F401
     except ImportError as error:
         console.print(f"[red]{escape(str(error))}[/]")
         raise typer.Exit(1) from error
@@ -119,8 +119,8 @@ def _detect_in_video(
         RunFolderError: The folder does not allow it.
         typer.Exit: The run was stopped.
     """
-    from transformers_detr.tracking import Tracker
-    from transformers_detr.video import read_facts
+    from transformers_detr.inference.tracking import Tracker
+    from transformers_detr.inference.video import read_facts
 
     facts = read_facts(path)
     tracker = Tracker(facts.rate / stride, settings["threshold"]) if track else None  # first, it may be missing
@@ -147,8 +147,8 @@ def _records(
 
     As with pictures, work begins at a window's start, so that a stopped run gives the same numbers.
     """
-    from transformers_detr.picture_predictor import window_length
-    from transformers_detr.video import read_frames
+    from transformers_detr.inference.predictor import window_length
+    from transformers_detr.inference.video import read_frames
 
     begin = done - done % window_length(batch_size)
     waiting: deque[tuple[int, float]] = deque()
@@ -179,7 +179,7 @@ def _write_tracks(run: RunFolder, tracker: Any, file: IO[str]) -> None:
 
 def _annotate(path: Path, output: Path, lines: str, stride: int, frames: int | None, console: Console) -> str:
     """Write the annotated copy; return its name in the output folder."""
-    from transformers_detr.video import KEEP_CONTAINER, write_copy
+    from transformers_detr.inference.video import KEEP_CONTAINER, write_copy
 
     records = _read(output / lines)
     shown: dict[str, Any] = {}

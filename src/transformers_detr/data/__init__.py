@@ -1,1 +1,1 @@
-"""Labelled images: generated scenes, readers of the usual formats, and the dataset doctor."""
+"""Labeled images: generated scenes, readers of the usual formats, and the dataset doctor."""

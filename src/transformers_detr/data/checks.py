@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transformers_detr.checkpoints import NO_CLASS
-from transformers_detr.data.files import image_files
+from transformers_detr.data.file_discovery import image_files
 from transformers_detr.data.findings import Finding
-from transformers_detr.data.image_facts import ImageFacts
-from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.data.image_inspection import ImageFacts
+from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.hub.published_checkpoints import NO_CLASS
 from transformers_detr.model.coco_masks_detr import decode_rle
 
 FRAME_SLACK_PX = 1.0
@@ -165,7 +165,7 @@ def check_ids(records: Sequence[ImageRecord]) -> Iterator[Finding]:
 
 
 def repeated_images(examined: Examined) -> Iterator[tuple[str, ImageRecord, str, str, ImageRecord]]:
-    """Images to be left out, because the same picture is in the data set elsewhere.
+    """Images to be left out, because the same picture is in the dataset elsewhere.
 
     Pictures are the same if their pixels are; where those were not decoded, if their paths are.
 
@@ -188,7 +188,7 @@ def repeated_images(examined: Examined) -> Iterator[tuple[str, ImageRecord, str,
 
 
 def check_repeated_images(examined: Examined) -> Iterator[Finding]:
-    """Pictures that are in the data set twice."""
+    """Pictures that are in the dataset twice."""
     for code, record, split, other_split, other in repeated_images(examined):
         message = f"in {split}; the same picture as {other.path} (image {other.id}) in {other_split}"
         yield Finding(code, message, record.path, record.id)
@@ -204,7 +204,7 @@ def check_unannotated_files(splits: Iterable[Sequence[ImageRecord]]) -> Iterator
             yield Finding("image-unannotated", f"{len(others)} image files without an entry: {shown}", folder)
 
 
-def check_classes(dataset: LabelledDataset) -> Iterator[Finding]:
+def check_classes(dataset: DetectionDataset) -> Iterator[Finding]:
     """Classes that do not occur, occur too rarely or in the wrong split, or differ in spelling only."""
     source = Path(dataset.name)
     counts = {split: class_counts(records) for split, records in dataset.splits.items()}
@@ -229,7 +229,7 @@ def check_classes(dataset: LabelledDataset) -> Iterator[Finding]:
             yield Finding("category-similar", f"classes {', '.join(map(repr, names))}", source)
 
 
-def check_splits(dataset: LabelledDataset) -> Iterator[Finding]:
+def check_splits(dataset: DetectionDataset) -> Iterator[Finding]:
     """Splits without images or objects."""
     for split, records in dataset.splits.items():
         if not any(record.objects for record in records):

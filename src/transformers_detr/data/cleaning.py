@@ -1,4 +1,4 @@
-"""A cleaned copy of a data set: what the doctor found repaired or left out, the source untouched."""
+"""A cleaned copy of a dataset: what the doctor found repaired or left out, the source untouched."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from transformers_detr.atomic_io import atomic_folder
+from transformers_detr.data.check_workflow import CheckReport
 from transformers_detr.data.checks import (
     has_wrong_area,
     judge_box,
@@ -18,20 +20,18 @@ from transformers_detr.data.checks import (
     repeated_images,
     repeated_objects,
 )
-from transformers_detr.data.doctor import CheckReport
-from transformers_detr.data.files import IMAGE_SUFFIXES
+from transformers_detr.data.file_discovery import IMAGE_SUFFIXES
 from transformers_detr.data.findings import DatasetError
-from transformers_detr.data.image_facts import ImageFacts
-from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
-from transformers_detr.whole_files import new_folder
+from transformers_detr.data.image_inspection import ImageFacts
+from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
 
 Point = tuple[float, float]
 Move = Callable[[float, float], Point]
 """Where a point of the image goes, in pixels."""
 
 
-def cleaned(report: CheckReport) -> LabelledDataset:
-    """The records of a checked data set, repaired as `KINDS` says; objects are numbered anew from 1.
+def cleaned(report: CheckReport) -> DetectionDataset:
+    """The records of a checked dataset, repaired as `KINDS` says; objects are numbered anew from 1.
 
     Raises:
         DatasetError: If nothing could be read.
@@ -50,13 +50,13 @@ def cleaned(report: CheckReport) -> LabelledDataset:
     return replace(report.dataset, splits=splits)
 
 
-def write_coco(dataset: LabelledDataset, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write a data set in COCO's layout: `annotations/instances_train.json`, `train/…`, and so on.
+def write_coco(dataset: DetectionDataset, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write a dataset in COCO's layout: `annotations/instances_train.json`, `train/…`, and so on.
 
     Image files are copied as they are. The folder is complete or not there.
 
     Args:
-        dataset: The data set.
+        dataset: The dataset.
         folder: Folder to make; it must not exist.
         progress: Called with the number of images written and their total.
 
@@ -64,7 +64,7 @@ def write_coco(dataset: LabelledDataset, folder: Path, progress: Callable[[int, 
         FileExistsError: If `folder` exists.
     """
     total, done = sum(map(len, dataset.splits.values())), 0
-    with new_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "annotations").mkdir()
         for split, records in dataset.splits.items():
             (partial / split).mkdir()

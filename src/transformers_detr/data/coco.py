@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers_detr.checkpoints import NO_CLASS
-from transformers_detr.data.files import upright_size
+from transformers_detr.data.file_discovery import upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.hub.published_checkpoints import NO_CLASS
 
 PANOPTIC_ALONE = (
-    "{path}: panoptic annotations alone are no data set here; boxes are read from COCO's instances file of the same "
+    "{path}: panoptic annotations alone are no dataset here; boxes are read from COCO's instances file of the same "
     "pictures, such as instances_val2017.json beside panoptic_val2017.json"
 )
 
@@ -23,11 +23,11 @@ _PROBED_IMAGES = 20
 
 def read_coco(
     name: str, files: Mapping[str, Path], report: Reporter, keep_category_ids: bool = False
-) -> LabelledDataset:
+) -> DetectionDataset:
     """Read COCO JSON files.
 
     Args:
-        name: Name of the data set.
+        name: Name of the dataset.
         files: Annotation file of each split.
         report: Called with every fault; the entry is skipped if it returns.
         keep_category_ids: Use the category ids as class ids, as the published checkpoints do with COCO's,
@@ -51,7 +51,7 @@ def read_coco(
     for id, label in labels.items():
         class_names[label] = names[id]
     splits = {split: _images(content, files[split], labels, report) for split, content in contents.items()}
-    return LabelledDataset(name, "coco", tuple(class_names), splits)
+    return DetectionDataset(name, "coco", tuple(class_names), splits)
 
 
 def is_coco(path: Path) -> bool:

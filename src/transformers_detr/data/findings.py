@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: the kinds of fault, and one fault found in one place."""
+"""What can be wrong with a dataset: the kinds of fault, and one fault found in one place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS: dict[str, Kind] = {
     "dataset-unreadable": Kind(_E, "nothing can be read"),
     "annotation-malformed": Kind(_E, "an entry lacks a field or holds the wrong type", "left out"),
     "annotations-missing": Kind(_E, "an image of a split's list without its annotation file", "left out"),
-    "category-unknown": Kind(_E, "an object of a class that the data set does not declare", "left out"),
+    "category-unknown": Kind(_E, "an object of a class that the dataset does not declare", "left out"),
     "category-repeated": Kind(_E, "two classes share an id", "first one kept"),
     "category-twin": Kind(_W, "two category ids with the same name", "merged"),
     "image-unlisted": Kind(_E, "an object of an image that the file does not list", "left out"),
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
     "split-empty": Kind(_E, "a split without images, or without a single object"),
     "category-unused": Kind(_N, "a class without objects"),
     "category-not-trained": Kind(_W, "a class that is measured but does not occur in training"),
-    "category-rare": Kind(_W, "a class with too few objects to be learnt"),
+    "category-rare": Kind(_W, "a class with too few objects to be learned"),
     "category-similar": Kind(_W, "class names that differ in case, spaces or punctuation only"),
     "objects-tiny": Kind(_W, "most objects are smaller than a cell of the feature map"),
 }
@@ -105,11 +105,11 @@ class Finding:
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be read as it is; `detr check` lists everything that is wrong with it."""
+    """A dataset that cannot be read as it is; `detr check` lists everything that is wrong with it."""
 
 
 class UnknownSplitError(DatasetError):
-    """A data set without the wanted split; `splits` names those that it has."""
+    """A dataset without the wanted split; `splits` names those that it has."""
 
     def __init__(self, dataset: str, split: str, splits: Iterable[str]):
         self.splits = tuple(splits)

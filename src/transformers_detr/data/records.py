@@ -10,18 +10,18 @@ from typing import Any
 
 from PIL import Image
 
-from transformers_detr.checkpoints import NO_CLASS
 from transformers_detr.data.findings import DatasetError, UnknownSplitError
-from transformers_detr.model.images_detr import load_image
+from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.model.image_io_detr import load_image
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
-    """One labelled object, as its file says it; nothing is clipped or dropped.
+    """One labeled object, as its file says it; nothing is clipped or dropped.
 
     Attributes:
         id: Id of the annotation.
-        label: Class id, an index into the data set's `class_names`.
+        label: Class id, an index into the dataset's `class_names`.
         box_xywh_px: Upper left corner, width, height, in pixels of the upright image.
         area: In pixels; of the mask where there is one.
         iscrowd: One box around many objects, left out of training and forgiven in evaluation.
@@ -44,7 +44,7 @@ class ImageRecord:
 
     Attributes:
         id: Id of the image.
-        path: The image file; for a row of a Hub data set a name for messages.
+        path: The image file; for a row of a Hub dataset a name for messages.
         height: Height of the upright image in pixels, as the annotations say.
         width: Width likewise.
         objects: Its objects, in the file's order.
@@ -81,8 +81,8 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
-class LabelledDataset:
-    """A data set as read.
+class DetectionDataset:
+    """A dataset as read.
 
     Attributes:
         name: Folder, file or Hub name it came from.
@@ -111,7 +111,7 @@ class LabelledDataset:
             raise UnknownSplitError(self.name, name, self.splits)
         return self.splits[name]
 
-    def with_validation(self, share: float = 0.2, seed: int = 0) -> LabelledDataset:
+    def with_validation(self, share: float = 0.2, seed: int = 0) -> DetectionDataset:
         """Take a validation split out of the training split, unless there is one.
 
         An image's side depends on its name and the seed, not on the other images: adding images later moves
@@ -141,7 +141,7 @@ class LabelledDataset:
             },
         )
 
-    def with_classes(self, class_names: Sequence[str]) -> LabelledDataset:
+    def with_classes(self, class_names: Sequence[str]) -> DetectionDataset:
         """Number the classes as in a given list, such as a checkpoint's.
 
         Raises:

@@ -7,9 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from transformers_detr.data.files import image_files, split_name, upright_size
+from transformers_detr.data.file_discovery import image_files, split_name, upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -34,19 +34,19 @@ def find_voc(folder: Path) -> dict[str, list[Path]]:
     return splits
 
 
-def read_voc(name: str, files: Mapping[str, list[Path]], report: Reporter) -> LabelledDataset:
+def read_voc(name: str, files: Mapping[str, list[Path]], report: Reporter) -> DetectionDataset:
     """Read Pascal VOC annotations.
 
     The corners are taken as they are: the width is xmax − xmin. Objects marked difficult are kept. Classes are
     numbered in the order of their names, over all splits.
 
     Args:
-        name: Name of the data set.
+        name: Name of the dataset.
         files: Annotation files of each split.
         report: Called with every fault; the entry is skipped if it returns.
 
     Raises:
-        DatasetError: If there is no object in the data set.
+        DatasetError: If there is no object in the dataset.
     """
     parsed = {split: list(_parse(paths, report)) for split, paths in files.items()}
     class_names = sorted(
@@ -65,7 +65,7 @@ def read_voc(name: str, files: Mapping[str, list[Path]], report: Reporter) -> La
         split: tuple(image for path, root in documents if (image := reader.image(path, root)) is not None)
         for split, documents in parsed.items()
     }
-    return LabelledDataset(name, "voc", tuple(class_names), splits)
+    return DetectionDataset(name, "voc", tuple(class_names), splits)
 
 
 class _Reader:

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from transformers_detr.data.files import image_files, split_name, upright_size
+from transformers_detr.data.file_discovery import image_files, split_name, upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import ImageRecord, LabelledDataset, ObjectRecord
+from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
 
 _LARGEST_RELATIVE = 1.5
 """A coordinate above this is no slip beyond the frame but a pixel."""
@@ -43,13 +43,13 @@ def find_yolo(path: Path) -> YoloLayout | None:
     return None
 
 
-def read_yolo(name: str, layout: YoloLayout, report: Reporter) -> LabelledDataset:
+def read_yolo(name: str, layout: YoloLayout, report: Reporter) -> DetectionDataset:
     """Read YOLO label files; an image without one has no objects.
 
     A line is `class cx cy width height`, or `class x1 y1 x2 y2 …` for a polygon.
 
     Args:
-        name: Name of the data set.
+        name: Name of the dataset.
         layout: From `find_yolo`.
         report: Called with every fault; the entry is skipped if it returns.
     """
@@ -58,7 +58,7 @@ def read_yolo(name: str, layout: YoloLayout, report: Reporter) -> LabelledDatase
         split: tuple(image for path in paths if (image := reader.image(path)) is not None)
         for split, paths in layout.images.items()
     }
-    return LabelledDataset(name, "yolo", layout.class_names, splits)
+    return DetectionDataset(name, "yolo", layout.class_names, splits)
 
 
 class _Reader:
@@ -104,7 +104,7 @@ class _Reader:
         label, *numbers = map(float, columns)
         scaled = [value * (height if index % 2 else width) for index, value in enumerate(numbers)]
         is_polygon = len(scaled) > 4
-        box = _around(scaled) if is_polygon else _from_centre(scaled)
+        box = _around(scaled) if is_polygon else _from_center(scaled)
         return ObjectRecord(
             id=self.objects,
             label=int(label),
@@ -207,7 +207,7 @@ def _from_class_list(folder: Path, classes: Path) -> YoloLayout:
     return YoloLayout(classes, names, images)
 
 
-def _from_centre(numbers: list[float]) -> tuple[float, float, float, float]:
+def _from_center(numbers: list[float]) -> tuple[float, float, float, float]:
     x, y, width, height = numbers
     return (x - width / 2, y - height / 2, width, height)
 

@@ -8,6 +8,6 @@ Inference and scoring are separate; predictions are their only link:
     print(evaluation.boxes.summary["AP"])
     write_report(folder, evaluation, title="…", settings={})
 
-`images` are records of `transformers_detr.data`, `ground_truth` is what their data set's `to_coco` gives, and category
+`images` are records of `transformers_detr.data`, `ground_truth` is what their dataset's `to_coco` gives, and category
 ids are class ids of the model throughout.
 """

@@ -15,7 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as run_length
 from numpy.typing import NDArray
 
-from transformers_detr.evaluation.coco_layout import CocoAnnotation, CocoDataset
+from transformers_detr.evaluation.coco_types import CocoAnnotation, CocoDataset
 from transformers_detr.evaluation.predictions import ImagePrediction
 
 Kind = Literal["bbox", "segm"]

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from transformers_detr.evaluation.average_precision import AveragePrecision
-from transformers_detr.evaluation.diagnosis import Curve, OperatingPoint
+from transformers_detr.evaluation.operating_points import Curve, OperatingPoint
 
 RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#8a8a8a"
-"""Okabe and Ito's blue and vermilion, told apart under every common colour blindness."""
+"""Okabe and Ito's blue and vermilion, told apart under every common color blindness."""
 
-MOST_LABELLED_CLASSES = 8
+MOST_LABELED_CLASSES = 8
 """With more classes than this their curves are not told apart."""
 
 MOST_CONFUSED_CLASSES = 10
@@ -48,7 +48,7 @@ def precision_recall_by_class(scores: AveragePrecision) -> str:
     recall = np.linspace(0, 1, scores.precision.shape[1])
     at_50 = scores.precision[0][:, shown]  # (R, shown)
     for k, values in zip(shown, at_50.T, strict=True):
-        if len(shown) <= MOST_LABELLED_CLASSES:
+        if len(shown) <= MOST_LABELED_CLASSES:
             axes.plot(recall, values, label=scores.per_class[k].name)
         else:
             axes.plot(recall, values, color=NEUTRAL, alpha=0.4, linewidth=0.8)
@@ -62,9 +62,9 @@ def threshold_chart(curve: Curve, best: OperatingPoint) -> str:
     """Precision, recall and F1 over the score threshold, all classes together."""
     figure, axes = _unit_chart("Score threshold", "")
     columns = ((curve.precision, RIGHT, "precision"), (curve.recall, WRONG, "recall"), (curve.f1, "black", "F1"))
-    for values, colour, name in columns:
+    for values, color, name in columns:
         keep = thinned(len(values))
-        axes.plot(curve.thresholds[keep], values[keep], color=colour, label=name)
+        axes.plot(curve.thresholds[keep], values[keep], color=color, label=name)
     if np.isfinite(best.threshold):
         axes.axvline(best.threshold, color=NEUTRAL, linestyle=":", label=f"best F1 at {best.threshold:.2f}")
     legend(axes, loc="best")
@@ -123,8 +123,8 @@ def confusion_chart(counts: NDArray[np.int64], names: list[str]) -> str:
     axes.set(xlabel="Detected", ylabel="Truth")
     for (row, column), count in np.ndenumerate(part):
         if count:
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+            color = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=color)
     return svg_text(figure)
 
 

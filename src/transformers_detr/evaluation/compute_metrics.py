@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from transformers_detr.evaluation.average_precision import score_detections
-from transformers_detr.evaluation.coco_layout import CocoDataset
+from transformers_detr.evaluation.coco_types import CocoDataset
 from transformers_detr.evaluation.distributed import gather_predictions
-from transformers_detr.evaluation.inference import read_outputs
+from transformers_detr.evaluation.predict import read_outputs
 from transformers_detr.evaluation.predictions import ImagePrediction
 
 
 class DetectionMetrics:
     """A `compute_metrics` for `transformers.Trainer`, with `batch_eval_metrics=True` in its arguments.
 
-    Each batch becomes detections at once. The ground truth is the data set's own, with its crowds, which
+    Each batch becomes detections at once. The ground truth is the dataset's own, with its crowds, which
     training targets lack.
 
     Args:

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 def process_number() -> tuple[int, int]:
-    """Number of this process and count of all: (0, 1) unless `torch.distributed` has been initialised."""
+    """Number of this process and count of all: (0, 1) unless `torch.distributed` has been initialized."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()

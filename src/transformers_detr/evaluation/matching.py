@@ -10,7 +10,7 @@ import numpy as np
 from faster_coco_eval.core import mask as run_length
 from numpy.typing import NDArray
 
-from transformers_detr.evaluation.coco_layout import CocoAnnotation, CocoDataset
+from transformers_detr.evaluation.coco_types import CocoAnnotation, CocoDataset
 from transformers_detr.evaluation.predictions import ImagePrediction
 
 NOTHING = -1

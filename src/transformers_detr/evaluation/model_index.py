@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from transformers_detr.evaluation.evaluate import Evaluation
+from transformers_detr.evaluation.scoring import Evaluation
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Evidence:
 
     Attributes:
         dataset_name: For people, such as "COCO 2017".
-        dataset_type: For machines, such as a Hub data set's id.
+        dataset_type: For machines, such as a Hub dataset's id.
         dataset_split: Such as "val".
         command: The command that gives the number again.
         dataset_revision: Commit or version of the data.

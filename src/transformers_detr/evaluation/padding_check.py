@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from transformers_detr.evaluation.inference import EvaluationImage, PreparedBatch, prepare_batch, run_model
+from transformers_detr.evaluation.predict import EvaluationImage, PreparedBatch, prepare_batch, run_model
 
 Padding = Literal["exact", "original"]
 
@@ -42,7 +42,7 @@ def padding_differences(
     Images that cannot be read are left out.
 
     Args:
-        model: In evaluation mode; its trunk must allow exact padding if images of a batch differ in size.
+        model: In evaluation mode; its backbone must allow exact padding if images of a batch differ in size.
         processor: Its image processor.
         batches: As `plan_batches` gives them.
         progress: Called with the number of images just compared.

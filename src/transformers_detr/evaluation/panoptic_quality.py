@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transformers_detr.evaluation.coco_layout import CocoCategory
+from transformers_detr.evaluation.coco_types import CocoCategory
 
 VOID = 0
 """Id of the pixels that belong to no segment."""

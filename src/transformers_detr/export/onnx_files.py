@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from transformers_detr.backends.layout import INPUTS
-from transformers_detr.export.graph import dynamic_shapes
+from transformers_detr.backends.registry import INPUTS
+from transformers_detr.export.traced_graph import dynamic_shapes
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 Feed = dict[str, NDArray[np.generic]]
 """One batch by the names of the inputs."""
 
-_TRUNK_OPERATIONS = ("Conv", "MaxPool", "Add", "Mul")
-"""What is calibrated in the trunk; of the encoder, which needs its sums and norms in float32, only matrix products."""
+_BACKBONE_OPERATIONS = ("Conv", "MaxPool", "Add", "Mul")
+"""Calibrated operations of the backbone. The encoder needs float32 sums and norms: only matrix products there."""
 
 
 def write_onnx(
@@ -88,7 +88,7 @@ def quantize_weights(source: Path, path: Path) -> None:
 
 
 def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None:
-    """Round weights and activations of trunk and encoder to 8 bits, with ranges that example batches give.
+    """Round weights and activations of backbone and encoder to 8 bits, with ranges that example batches give.
 
     Args:
         source: The float32 file.
@@ -122,7 +122,7 @@ def quantize_calibrated(source: Path, path: Path, feeds: Iterable[Feed]) -> None
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without the quantiser's advice to prepare graphs, of which these have no need."""
+    """Without the quantizer's advice to prepare graphs, of which these have no need."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -134,5 +134,5 @@ def _without_advice() -> Iterator[None]:
 def _is_calibrated(node: Any, weights: set[str]) -> bool:
     """Whether a node, named by `_name_by_module`, is rounded to 8 bits; `weights` are names of constants."""
     if "backbone" in node.name:
-        return node.op_type in _TRUNK_OPERATIONS
+        return node.op_type in _BACKBONE_OPERATIONS
     return "model.encoder" in node.name and node.op_type == "MatMul" and node.input[1] in weights

@@ -1,7 +1,7 @@
 """How far an exported model is from the PyTorch model it was made of, on pictures.
 
 The yardstick is always the PyTorch model on each picture alone, in float32: so a padded batch is held to what its
-pictures give alone. Where a trunk does not allow exact padding, batches are held to PyTorch's own.
+pictures give alone. Where a backbone does not allow exact padding, batches are held to PyTorch's own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from transformers_detr.model.batching_detr import largest_size, real_pixels, stack_padded
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
+from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
 
 BOX_TOLERANCE_PX, SCORE_TOLERANCE = 0.5, 1e-3
 """Largest differences that a float32 export may show, in pixels of the picture and of a probability."""
 
 CONFIDENT = 0.5
 _BATCH = 4
-_ODD_SIZES = ((33, 65), (97, 131), (251, 333))  # no multiples of the trunk's strides; the first the smallest possible
+_ODD_SIZES = (
+    (33, 65),
+    (97, 131),
+    (251, 333),
+)  # no multiples of the backbone's strides; the first the smallest possible
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 
 from .boxes_detr import xyxy_to_cxcywh
 from .coco_masks_detr import decode_rle, rgb_to_ids
-from .images_detr import load_image
+from .image_io_detr import load_image
 from .sizes_detr import Size
 
 Target = dict[str, Tensor]
@@ -171,7 +171,7 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
 
 def resize_target(target: Target, size: Size) -> Target:
-    """The target of the image after it was resized to `size` (height, width); masks go by nearest neighbour."""
+    """The target of the image after it was resized to `size` (height, width); masks go by nearest neighbor."""
     old_height, old_width = target["size"].tolist()
     height_ratio, width_ratio = size[0] / old_height, size[1] / old_width
     ratios = torch.tensor([width_ratio, height_ratio, width_ratio, height_ratio])

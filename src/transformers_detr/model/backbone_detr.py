@@ -1,7 +1,7 @@
-"""The trunk: pixels to a pyramid of feature maps, each with its mask of real cells.
+"""The backbone: pixels to a pyramid of feature maps, each with its mask of real cells.
 
 Batch norms are frozen, the stem and the first stage are not trained. In the exact-padding mode the padded
-area is kept at zero inside the trunk, so an image gives the same features alone and in any batch.
+area is kept at zero inside the backbone, so an image gives the same features alone and in any batch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from transformers import AutoBackbone
 from transformers.configuration_utils import PreTrainedConfig
 
 from .exact_padding_detr import ClearPadding, ExactPlan
-from .initial_values_detr import kaiming
-from .norms_detr import fold_batch_norms, freeze_batch_norms
+from .frozen_batch_norm_detr import fold_batch_norms, freeze_batch_norms
+from .initialization_detr import kaiming
 from .residual_detr import replace_stages
 
 
@@ -33,23 +33,23 @@ class FeatureMap(NamedTuple):
 
 
 class DetrConvEncoder(nn.Module):
-    """A timm or transformers trunk with frozen batch norms.
+    """A timm or transformers backbone with frozen batch norms.
 
     Args:
-        config: Describes the trunk; see `DetrConfig`.
+        config: Describes the backbone; see `DetrConfig`.
 
     Attributes:
-        model: The trunk itself, so that parameters bear its own names.
+        model: The backbone itself, so that parameters bear its own names.
         intermediate_channel_sizes: Channels of each feature map, finest first.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         if config.use_timm_backbone:
-            self.model, self.intermediate_channel_sizes = _build_timm_trunk(config)
+            self.model, self.intermediate_channel_sizes = _build_timm_backbone(config)
         else:
-            trunk = AutoBackbone.from_config(config.backbone_config)
-            self.model, self.intermediate_channel_sizes = trunk, list(trunk.channels)
+            backbone = AutoBackbone.from_config(config.backbone_config)
+            self.model, self.intermediate_channel_sizes = backbone, list(backbone.channels)
         freeze_batch_norms(self.model)
         fold_batch_norms(self.model, config.num_channels)
         replace_stages(self.model)
@@ -58,8 +58,8 @@ class DetrConvEncoder(nn.Module):
         self._plan: ExactPlan | None = None
         self.train_later_stages()
 
-    def initialise(self) -> None:
-        """Only for trunks that were built without memory: others keep what their library gave them."""
+    def initialize(self) -> None:
+        """Only for backbones that were built without memory: others keep what their library gave them."""
         for convolution in self.model.modules():
             if isinstance(convolution, nn.Conv2d):
                 kaiming(convolution)
@@ -80,7 +80,7 @@ class DetrConvEncoder(nn.Module):
         Args:
             pixel_values: `(B, 3, H, W)`.
             pixel_mask: Real pixels are True, `(B, H, W)`; None if nothing is padded.
-            exact_padding: Keep the padded area at zero before every convolution that sees neighbours, and at the
+            exact_padding: Keep the padded area at zero before every convolution that sees neighbors, and at the
                 lowest number before poolings, and derive the masks by rounding up, so that features of real cells
                 do not depend on the padding. Otherwise as in the original.
 
@@ -88,7 +88,7 @@ class DetrConvEncoder(nn.Module):
             The pyramid, finest level first.
 
         Raises:
-            ValueError: `exact_padding` with a trunk whose layers do not allow it.
+            ValueError: `exact_padding` with a backbone whose layers do not allow it.
         """
         if pixel_mask is None:
             return [FeatureMap(features, None) for features in self._run(pixel_values)]
@@ -99,7 +99,7 @@ class DetrConvEncoder(nn.Module):
             ]
         if not self.supports_exact_padding:
             raise ValueError(
-                "exact_padding=True: this trunk mixes neighbouring pixels in a way that padding cannot be kept out of "
+                "exact_padding=True: this backbone mixes neighboring pixels such that padding cannot be kept out of "
                 "(global pooling, asymmetric 'same' padding, patches …); use exact_padding=False or equal image sizes"
             )
         return self._run_exact(pixel_values, pixel_mask, self._plan)
@@ -126,7 +126,7 @@ class DetrConvEncoder(nn.Module):
 
     @property
     def supports_exact_padding(self) -> bool:
-        """Whether the exact-padding mode is exact for this trunk; found once, by trying it on noise.
+        """Whether the exact-padding mode is exact for this backbone; found once, by trying it on noise.
 
         Look at it before compiling or exporting a model in that mode: a graph cannot hold the trial.
         """
@@ -142,14 +142,14 @@ class DetrConvEncoder(nn.Module):
 def plan_exact_padding(config: PreTrainedConfig) -> ExactPlan | None:
     """Try the exact-padding mode: noise of three sizes, alone and in one batch, must give the same features.
 
-    The trial runs in a fresh trunk whose every weight is noise too; the residual branches of fresh trunks end
+    The trial runs in a fresh backbone whose every weight is noise too; the residual branches of fresh backbones end
     in zeros and would hide differences.
 
     Args:
-        config: Describes the trunk.
+        config: Describes the backbone.
 
     Returns:
-        The trunk's plan, or None if the mode is not exact for it.
+        The backbone's plan, or None if the mode is not exact for it.
     """
     generator = torch.Generator().manual_seed(0)
     config = copy.deepcopy(config)
@@ -171,7 +171,7 @@ def plan_exact_padding(config: PreTrainedConfig) -> ExactPlan | None:
     try:
         together = probe._run_exact(batch, mask, None)
         alone = [probe._run(batch[i : i + 1, :, :h, :w]) for i, (h, w) in enumerate(sizes)]
-    except Exception:  # trunks of a fixed input size fail in ways of their own: not supported, whatever the reason
+    except Exception:  # backbones of a fixed input size fail in ways of their own: not supported, whatever the reason
         return None
     exact = all(
         _agree(level.features[index], images[depth][0])
@@ -191,7 +191,7 @@ def nearest_mask(pixel_mask: Tensor, size: tuple[int, ...]) -> Tensor:
     return nn.functional.interpolate(pixel_mask[None].float(), size=tuple(size))[0].to(torch.bool)
 
 
-def _build_timm_trunk(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
+def _build_timm_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
     try:
         import timm
     except ImportError as error:
@@ -207,10 +207,10 @@ def _build_timm_trunk(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
             -2,
             -1,
         )  # the four stages, whether or not the stem counts as a level
-    # A checkpoint is loaded into a model that was built without memory; its trunk is never downloaded.
+    # A checkpoint is loaded into a model that was built without memory; its backbone is never downloaded.
     pretrained = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
     try:
-        trunk = timm.create_model(
+        backbone = timm.create_model(
             config.backbone,
             pretrained=pretrained,
             features_only=True,
@@ -221,16 +221,16 @@ def _build_timm_trunk(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
         if "Unknown model" not in str(error):
             raise
         raise ValueError(f"backbone={config.backbone!r} is not the name of a timm model") from error
-    return trunk, list(trunk.feature_info.channels())
+    return backbone, list(backbone.feature_info.channels())
 
 
-def _first_stage_names(trunk: nn.Module) -> tuple[str, ...]:
+def _first_stage_names(backbone: nn.Module) -> tuple[str, ...]:
     """Beginnings of the module names, dots as in `layer1_0_`, of the last stage at a quarter of the resolution.
 
     timm joins some names with underscores; the stage may be named by a layer without parameters at its end, and that of
     an HRNet is called stage1 where its module is layer1.
     """
-    feature_info = getattr(trunk, "feature_info", None)
+    feature_info = getattr(backbone, "feature_info", None)
     if feature_info is None:
         return ("encoder_stages_0_", "encoder_layers_0_", "stages_0_", "layers_0_")
     levels = [level for level in feature_info.info if level["reduction"] <= 4]

@@ -1,6 +1,6 @@
 """Boxes: conversion between the two formats, areas, overlap.
 
-A box is the last dimension of a tensor, of size 4: `cxcywh` (centre x, centre y, width, height) or `xyxy`
+A box is the last dimension of a tensor, of size 4: `cxcywh` (center x, center y, width, height) or `xyxy`
 (left, top, right, bottom). All functions are differentiable and take any leading dimensions.
 """
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Boxes `(..., 4)` given by centre and size, as corners `(..., 4)`."""
-    centre, half_size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat([centre - half_size, centre + half_size], dim=-1)
+    """Boxes `(..., 4)` given by center and size, as corners `(..., 4)`."""
+    center, half_size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([center - half_size, center + half_size], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Boxes `(..., 4)` given by corners, as centre and size `(..., 4)`."""
+    """Boxes `(..., 4)` given by corners, as center and size `(..., 4)`."""
     top_left, bottom_right = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
@@ -56,7 +56,7 @@ def box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def elementwise_generalized_box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU of boxes that stand at the same place in two tensors.
+    """Generalized IoU of boxes that stand at the same place in two tensors.
 
     The IoU, less the share of the smallest box around both that neither of them covers.
     Source: Rezatofighi et al., Generalized Intersection over Union, 2019.

@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: run-length encoding (RLE) and colour-coded panoptic pictures.
+"""Masks as COCO writes them: run-length encoding (RLE) and color-coded panoptic pictures.
 
 Written out here rather than taken from pycocotools, so that results can be exported without it; what it
 writes, pycocotools reads, and the other way round.
@@ -72,13 +72,13 @@ def decode_rle(rle: CocoRle | dict[str, object]) -> npt.NDArray[np.bool_]:
 
 
 def ids_to_rgb(segmentation: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Colour a map of segment ids as COCO's panoptic pictures do: id = R + 256 G + 65536 B.
+    """Color a map of segment ids as COCO's panoptic pictures do: id = R + 256 G + 65536 B.
 
     Args:
         segmentation: `(H, W)` segment ids, 0 for "no segment".
 
     Returns:
-        `(H, W, 3)` colours; save them as PNG.
+        `(H, W, 3)` colors; save them as PNG.
 
     Raises:
         ValueError: If an id does not fit into three bytes.
@@ -90,7 +90,7 @@ def ids_to_rgb(segmentation: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def rgb_to_ids(picture: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Read the segment ids from the colours of a COCO panoptic picture.
+    """Read the segment ids from the colors of a COCO panoptic picture.
 
     Args:
         picture: `(H, W, 3)` bytes.
@@ -99,12 +99,12 @@ def rgb_to_ids(picture: npt.ArrayLike) -> npt.NDArray[np.int64]:
         `(H, W)` segment ids, 0 for "no segment".
 
     Raises:
-        ValueError: If there are not three colours per pixel.
+        ValueError: If there are not three colors per pixel.
     """
-    colours = np.asarray(picture).astype(np.int64)
-    if colours.ndim != 3 or colours.shape[-1] != 3:
-        raise ValueError(f"a panoptic picture must have shape (H, W, 3), got {colours.shape}")
-    return colours @ np.array([1, 256, 65536])
+    colors = np.asarray(picture).astype(np.int64)
+    if colors.ndim != 3 or colors.shape[-1] != 3:
+        raise ValueError(f"a panoptic picture must have shape (H, W, 3), got {colors.shape}")
+    return colors @ np.array([1, 256, 65536])
 
 
 def _compress(runs: list[int]) -> str:

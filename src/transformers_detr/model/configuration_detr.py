@@ -37,20 +37,20 @@ BASE_FIELDS = frozenset(
 class DetrConfig(PreTrainedConfig):
     """Configuration of DETR; the defaults are those of `facebook/detr-resnet-50` without its class names.
 
-    `config.json` exists in three forms and all are read: a timm trunk by name (`backbone="resnet50"`, the
+    `config.json` exists in three forms and all are read: a timm backbone by name (`backbone="resnet50"`, the
     form that is also written, since every version of transformers reads it), a `backbone_config` of type
-    `timm_backbone` (transformers 5), and a `backbone_config` of a transformers trunk such as `resnet` (the
+    `timm_backbone` (transformers 5), and a `backbone_config` of a transformers backbone such as `resnet` (the
     `no_timm` revisions). Fields that this class does not know are kept when a file is loaded and refused
     when they are passed to the constructor.
 
     Args:
         backbone: Name of a timm model. None selects `backbone_config`.
-        backbone_config: Configuration of a transformers backbone, used instead of a timm trunk.
+        backbone_config: Configuration of a transformers backbone, used instead of a timm backbone.
         backbone_kwargs: Further arguments for `timm.create_model`, such as `{"pad_type": "same"}`.
-        use_timm_backbone: Whether the trunk is a timm model. None derives it from `backbone_config`.
+        use_timm_backbone: Whether the backbone is a timm model. None derives it from `backbone_config`.
         use_pretrained_backbone: Whether a model that is built from this configuration downloads pretrained
-            trunk weights. Ignored when a checkpoint is loaded, and stored as False next to one.
-        dilation: Whether the last stage of the trunk is dilated instead of strided (DC5, stride 16).
+            backbone weights. Ignored when a checkpoint is loaded, and stored as False next to one.
+        dilation: Whether the last stage of the backbone is dilated instead of strided (DC5, stride 16).
         num_channels: Channels of the input images.
         num_queries: Object queries, the largest number of objects found in an image.
         encoder_layers: Encoder layers.
@@ -67,12 +67,12 @@ class DetrConfig(PreTrainedConfig):
         dropout: Dropout on residual branches.
         attention_dropout: Dropout on attention weights.
         activation_dropout: Dropout behind the feed-forward activation.
-        init_std: Unused (the original's initialisation has no such number); kept for compatibility.
+        init_std: Unused (the original's initialization has no such number); kept for compatibility.
         init_xavier_std: Gain of the mask head's attention projections.
         auxiliary_loss: Whether every decoder layer is trained; never changes predictions.
         position_embedding_type: `"sine"` or `"learned"`.
         exact_padding: Default of the model's argument of this name: keep the padded area at zero inside the
-            trunk, so that an image's predictions do not depend on its neighbours in the batch.
+            backbone, so that an image's predictions do not depend on its neighbors in the batch.
         class_cost: Weight of the class probability in the matching.
         bbox_cost: Weight of the L1 distance in the matching.
         giou_cost: Weight of the generalized IoU in the matching.
@@ -86,7 +86,7 @@ class DetrConfig(PreTrainedConfig):
 
     Raises:
         TypeError: An argument is unknown; the message names the nearest field.
-        ValueError: A value is out of range, or the trunk is described twice or not at all.
+        ValueError: A value is out of range, or the backbone is described twice or not at all.
     """
 
     model_type = "detr"
@@ -139,13 +139,13 @@ class DetrConfig(PreTrainedConfig):
         **kwargs: Any,
     ):
         _refuse_unknown(kwargs)
-        trunk = _describe_trunk(backbone, backbone_config, backbone_kwargs, use_timm_backbone, bool(dilation))
-        self.backbone: str | None = trunk["backbone"]
-        self.backbone_config: PreTrainedConfig | None = trunk["backbone_config"]
-        self.backbone_kwargs: dict[str, Any] | None = trunk["backbone_kwargs"]
-        self.use_timm_backbone: bool = trunk["use_timm_backbone"]
+        described = _describe_backbone(backbone, backbone_config, backbone_kwargs, use_timm_backbone, bool(dilation))
+        self.backbone: str | None = described["backbone"]
+        self.backbone_config: PreTrainedConfig | None = described["backbone_config"]
+        self.backbone_kwargs: dict[str, Any] | None = described["backbone_kwargs"]
+        self.use_timm_backbone: bool = described["use_timm_backbone"]
         self.use_pretrained_backbone = bool(use_pretrained_backbone)
-        self.dilation: bool = trunk["dilation"]
+        self.dilation: bool = described["dilation"]
         self.num_channels = num_channels
         self.num_queries = num_queries
         self.encoder_layers = encoder_layers
@@ -212,8 +212,8 @@ class DetrConfig(PreTrainedConfig):
     def _attn_implementation(self) -> str | None:
         """What DETR's own attention runs on.
 
-        The base class passes a name on to the trunk too, where `ResNetBackbone`, having no attention, refuses it.
-        Here the trunk keeps what it chose; `{"backbone_config": name}` sets it.
+        The base class passes a name on to the backbone too, where `ResNetBackbone`, having no attention, refuses it.
+        Here the backbone keeps what it chose; `{"backbone_config": name}` sets it.
         """
         name: str | None = self._attn_implementation_internal
         return name
@@ -331,14 +331,14 @@ def _refuse_unknown(kwargs: dict[str, Any]) -> None:
             raise TypeError(f"DetrConfig got an unknown argument {name!r}{hint}")
 
 
-def _describe_trunk(
+def _describe_backbone(
     backbone: str | None,
     backbone_config: dict[str, Any] | PreTrainedConfig | None,
     backbone_kwargs: dict[str, Any] | None,
     use_timm_backbone: bool | None,
     dilation: bool,
 ) -> dict[str, Any]:
-    """Bring the three ways to describe a trunk into one: a timm name with arguments, or a configuration."""
+    """Bring the three ways to describe a backbone into one: a timm name with arguments, or a configuration."""
     if isinstance(backbone_config, PreTrainedConfig):
         stored: dict[str, Any] | None = backbone_config.to_dict()
     else:
@@ -348,11 +348,11 @@ def _describe_trunk(
     if use_timm_backbone is False or stored is not None:
         if use_timm_backbone or (backbone is not None and stored is not None):
             raise ValueError(
-                f"the trunk is described twice: backbone={backbone!r} (timm) and "
+                f"the backbone is described twice: backbone={backbone!r} (timm) and "
                 f"backbone_config of type {(stored or {}).get('model_type')!r}; give one of them"
             )
         if dilation:
-            raise ValueError("dilation=True needs a timm trunk (backbone='resnet50'); backbone_config was given")
+            raise ValueError("dilation=True needs a timm backbone (backbone='resnet50'); backbone_config was given")
         return {
             "backbone": None,
             "backbone_config": _native_config(backbone_config),
@@ -401,9 +401,9 @@ def _from_timm_backbone(backbone: str | None, stored: dict[str, Any], dilation: 
 
 
 def _without_defaults(backbone_kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Drop what `dilation`, `num_channels` and the trunk itself already say.
+    """Drop what `dilation`, `num_channels` and the backbone itself already say.
 
-    Without this, stock transformers 5 would mistake a stored `backbone_kwargs` for a transformers trunk.
+    Without this, stock transformers 5 would mistake a stored `backbone_kwargs` for a transformers backbone.
     """
     extra = {k: v for k, v in backbone_kwargs.items() if k not in ("in_chans", "num_channels", "features_only")}
     if list(extra.get("out_indices") or [1, 2, 3, 4]) == [1, 2, 3, 4]:

@@ -1,4 +1,4 @@
-"""Exact padding: a trunk gives an image the same features alone and in any padded batch."""
+"""Exact padding: a backbone gives an image the same features alone and in any padded batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .onednn_detr import convolve_add_relu, convolve_relu
 
 
 class ExactPlan(NamedTuple):
-    """Where a trunk looks at neighbouring pixels, as exponents of the stride: level `l` is 1 / 2**l of the image.
+    """Where a backbone looks at neighboring pixels, as exponents of the stride: level `l` is 1 / 2**l of the image.
 
     Attributes:
         calls: Level of the input of each spatial convolution or pooling, in the order in which they run.
@@ -34,7 +34,7 @@ class ClearPadding(TorchFunctionMode):
 
     Args:
         mask: Real pixels are True, `(B, H, W)`.
-        plan: The trunk's plan; None while it is being made, when sizes are plain numbers.
+        plan: The backbone's plan; None while it is being made, when sizes are plain numbers.
 
     Source:
         A departure from the original, whose predictions depend on the padding (its README warns of it).

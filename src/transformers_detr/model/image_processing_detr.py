@@ -26,16 +26,16 @@ from .annotations_detr import (
     relative_target,
     resize_target,
 )
-from .batching_detr import DetrBatch, PreparedSize, largest_size, real_pixels, stack_padded, zeros
-from .images_detr import array_planes, channels_last, load_image
+from .image_io_detr import array_planes, channels_last, load_image
+from .padding_detr import DetrBatch, PreparedSize, largest_size, real_pixels, stack_padded, zeros
 from .postprocessing_detr import post_process_object_detection
-from .resizing_detr import SizeDict, read_size, resized_size
-from .segments_detr import (
+from .postprocessing_segmentation_detr import (
     post_process_instance_segmentation,
     post_process_panoptic_segmentation,
     post_process_semantic_segmentation,
 )
-from .settings_detr import FILE_KEYWORDS, LEGACY_KEYWORDS, per_channel, read_settings, resampling
+from .processor_arguments_detr import FILE_KEYWORDS, LEGACY_KEYWORDS, per_channel, read_settings, resampling
+from .resize_detr import SizeDict, read_size, resized_size
 from .sizes_detr import Size
 
 # isort: split
@@ -83,7 +83,7 @@ def _without_padding(post_process: Callable[..., Result]) -> Callable[..., Resul
 class DetrImageProcessor(BaseImageProcessor):
     """Prepares images and annotations for DETR, and turns the model's outputs into results.
 
-    Images are resized as 8-bit RGB with Pillow, rescaled, normalised and padded at the bottom and on the right,
+    Images are resized as 8-bit RGB with Pillow, rescaled, normalized and padded at the bottom and on the right,
     which reproduces the original's numbers; images given as floats are resized as floats. There is one way of
     doing so, on the CPU; `device` says where the results go.
 
@@ -313,7 +313,7 @@ class DetrImageProcessor(BaseImageProcessor):
     def _pixel_values(
         self, pictures: Sequence[Picture], sizes: Sequence[Size], padded: Size | None
     ) -> Tensor | list[Tensor]:
-        """Resize, rescale and normalise each image straight into its place in the batch, several at a time."""
+        """Resize, rescale and normalize each image straight into its place in the batch, several at a time."""
         batch: Tensor | list[Tensor]
         if padded is not None or len(set(sizes)) == 1:
             batch = zeros((len(pictures), 3, *(padded or sizes[0])))
@@ -337,7 +337,7 @@ class DetrImageProcessor(BaseImageProcessor):
         return batch
 
     def _scale_and_shift(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Per channel, float32: what rescaling and normalising together multiply with, and then add."""
+        """Per channel, float32: what rescaling and normalizing together multiply with, and then add."""
         factor = self.rescale_factor if self.do_rescale else 1.0
         mean = np.asarray(per_channel(self.image_mean, "image_mean") if self.do_normalize else (0.0, 0.0, 0.0))
         std = np.asarray(per_channel(self.image_std, "image_std") if self.do_normalize else (1.0, 1.0, 1.0))

@@ -69,7 +69,7 @@ def set_loss(
     log_probabilities = logits.log_softmax(-1)
     matching = match(log_probabilities, pred_boxes, targets, costs)
     classes = wanted_classes(logits, targets, matching)
-    num_boxes, class_weight = _normalisers(classes, targets, weights.no_object)
+    num_boxes, class_weight = _normalizers(classes, targets, weights.no_object)
 
     loss_ce = classification_loss(log_probabilities, classes, weights.no_object) / class_weight
     loss_bbox, loss_giou = (term / num_boxes for term in box_losses(pred_boxes, targets, matching))
@@ -163,7 +163,7 @@ def class_error(logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
     return 100 - 100 * right.sum() / max(right.numel(), 1)
 
 
-def _normalisers(classes: Tensor, targets: Targets, no_object: float) -> tuple[Tensor, Tensor]:
+def _normalizers(classes: Tensor, targets: Targets, no_object: float) -> tuple[Tensor, Tensor]:
     """Number of objects, at least 1, and sum of class weights in a layer, as means over the processes."""
     matched = sum(min(count, classes.shape[2]) for count in targets.counts)
     sums = [sum(targets.counts), matched + no_object * (classes[0].numel() - matched)]

@@ -1,6 +1,6 @@
 """DETR: pixels to a set of boxes.
 
-The path of one image: trunk → 1x1 projection → positions → encoder | queries → decoder → two heads. The bar
+The path of one image: backbone → 1x1 projection → positions → encoder | queries → decoder → two heads. The bar
 is where the model has its two named halves, `DetrModel.encode` and `DetrModel.decode`.
 """
 
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .backbone_detr import DetrConvEncoder, FeatureMap, nearest_mask
 from .configuration_detr import DetrConfig
-from .initial_values_detr import torch_default
+from .initialization_detr import torch_default
 from .loss_detr import LossWeights, set_loss
 from .matcher_detr import MatchingCosts
 from .outputs_detr import (
@@ -29,7 +29,7 @@ from .outputs_detr import (
     as_asked,
     hidden_and_attentions,
 )
-from .positions_detr import DetrLearnedPositionEmbedding, DetrSinePositionEmbedding
+from .position_embedding_detr import DetrLearnedPositionEmbedding, DetrSinePositionEmbedding
 from .pretrained_detr import DetrPreTrainedModel
 from .targets_detr import read_targets
 from .transformer_detr import Attended, DetrDecoder, DetrDecoderLayer, DetrEncoder, DetrEncoderLayer
@@ -38,13 +38,13 @@ from .transformer_detr import Attended, DetrDecoder, DetrDecoderLayer, DetrEncod
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
 from .boxes_detr import box_area  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
-from .norms_detr import fold_batch_norms  # noqa: F401
+from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
 from .onednn_detr import DetrLinear  # noqa: F401
 from .residual_detr import DetrResidualStage  # noqa: F401
 
 
 class DetrBackbone(nn.Module):
-    """The trunk, one level deeper than it needs to be: the name that every stored checkpoint has for it.
+    """The backbone, one level deeper than it needs to be: the name that every stored checkpoint has for it.
 
     Args:
         config: The model's configuration.
@@ -76,7 +76,7 @@ class DetrBoxHead(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 4)])
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """As torch does."""
         for layer in self.layers:
             torch_default(layer)
@@ -90,10 +90,10 @@ class DetrBoxHead(nn.Module):
 
 
 class DetrModel(DetrPreTrainedModel):
-    """Trunk and transformer without heads: images in, decoded queries out.
+    """Backbone and transformer without heads: images in, decoded queries out.
 
     Args:
-        config: The configuration. Its `use_pretrained_backbone=True` downloads trunk weights from timm.
+        config: The configuration. Its `use_pretrained_backbone=True` downloads backbone weights from timm.
     """
 
     def __init__(self, config: DetrConfig):
@@ -122,20 +122,20 @@ class DetrModel(DetrPreTrainedModel):
             config.decoder_layerdrop,
             width,
         )
-        _keep_trunk_as_built(self.backbone.conv_encoder)
+        _keep_backbone_as_built(self.backbone.conv_encoder)
         self.post_init()
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Queries from a normal distribution, the projection as torch does."""
         init.normal_(self.query_position_embeddings.weight)
         torch_default(self.input_projection)
 
     def freeze_backbone(self) -> None:
-        """Train nothing of the trunk."""
+        """Train nothing of the backbone."""
         self.backbone.conv_encoder.requires_grad_(False)
 
     def unfreeze_backbone(self) -> None:
-        """Train of the trunk what the original trains: all but the stem, the first stage and the norms."""
+        """Train of the backbone what the original trains: all but the stem, the first stage and the norms."""
         self.backbone.conv_encoder.train_later_stages()
 
     def encode(
@@ -219,12 +219,12 @@ class DetrModel(DetrPreTrainedModel):
         """Run both halves.
 
         Args:
-            pixel_values: Normalised images, padded at the bottom and right, `(B, 3, H, W)`, in any float dtype.
+            pixel_values: Normalized images, padded at the bottom and right, `(B, 3, H, W)`, in any float dtype.
             pixel_mask: 1 for real pixels, 0 for padding, `(B, H, W)`. None if nothing is padded, which spares all
                 work on masks; a mask of ones on the CPU is found out, on a GPU it is not looked at.
             decoder_attention_mask: 1 for queries that take part, `(B, Q)`.
             encoder_outputs: Used instead of running the encoder.
-            inputs_embeds: Tokens of a square feature map, `(B, S, D)`, used instead of trunk and projection.
+            inputs_embeds: Tokens of a square feature map, `(B, S, D)`, used instead of backbone and projection.
             decoder_inputs_embeds: What the queries start from instead of zeros, `(B, Q, D)`.
             output_attentions: Whether to return attention maps; they are computed eagerly then.
             output_hidden_states: Whether to return each layer's output.
@@ -237,7 +237,7 @@ class DetrModel(DetrPreTrainedModel):
             The output, or a tuple of what it holds.
 
         Raises:
-            ValueError: Arguments contradict each other, or the trunk does not allow `exact_padding`.
+            ValueError: Arguments contradict each other, or the backbone does not allow `exact_padding`.
         """
         asked = self._asked(output_attentions, output_hidden_states)
         encoded = self.encode(pixel_values, pixel_mask, inputs_embeds, encoder_outputs, exact_padding, *asked)
@@ -316,7 +316,7 @@ class DetrForObjectDetection(DetrPreTrainedModel):
         self.bbox_predictor = DetrBoxHead(config.d_model)
         self.post_init()
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """The classifier as torch does."""
         torch_default(self.class_labels_classifier)
 
@@ -342,7 +342,7 @@ class DetrForObjectDetection(DetrPreTrainedModel):
             pixel_mask: 1 for real pixels, 0 for padding, `(B, H, W)`; None if nothing is padded.
             decoder_attention_mask: 1 for queries that take part, `(B, Q)`.
             encoder_outputs: Used instead of running the encoder.
-            inputs_embeds: Tokens used instead of trunk and projection, `(B, S, D)`.
+            inputs_embeds: Tokens used instead of backbone and projection, `(B, S, D)`.
             decoder_inputs_embeds: What the queries start from, `(B, Q, D)`.
             labels: One dictionary per image with `class_labels` `(N,)` and `boxes` `(N, 4)` as (cx, cy, w, h)
                 relative to the unpadded image, as `DetrImageProcessor` returns them. Turns the losses on.
@@ -437,11 +437,11 @@ class DetrForObjectDetection(DetrPreTrainedModel):
         return set_loss(logits, pred_boxes, targets, costs=costs, weights=weights, mask_logits=mask_logits)
 
 
-def _keep_trunk_as_built(trunk: nn.Module) -> None:
-    """Keep the weights that the trunk's library gave it (pretrained ones too) through the initialisation."""
-    if any(parameter.is_meta for parameter in trunk.parameters()):
+def _keep_backbone_as_built(backbone: nn.Module) -> None:
+    """Keep the weights that the backbone's library gave it (pretrained ones too) through the initialization."""
+    if any(parameter.is_meta for parameter in backbone.parameters()):
         return
-    for module in trunk.modules():
+    for module in backbone.modules():
         module._is_hf_initialized = True  # type: ignore[assignment]
 
 

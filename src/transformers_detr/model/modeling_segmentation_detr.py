@@ -12,22 +12,22 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .configuration_detr import DetrConfig
+from .mask_head_detr import NO_MASK, DetrAttentionMaps, DetrMaskHead, confident_queries
 from .modeling_detr import DetrForObjectDetection
 from .outputs_detr import Detected, EncodedImages, as_asked
 from .pretrained_detr import DetrPreTrainedModel
-from .segmentation_detr import NO_MASK, DetrAttentionMaps, DetrMaskHead, confident_queries
 
 # isort: split
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
 from .backbone_detr import FeatureMap  # noqa: F401
 from .boxes_detr import box_area  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
-from .initial_values_detr import xavier  # noqa: F401
+from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
+from .initialization_detr import xavier  # noqa: F401
 from .loss_detr import set_loss  # noqa: F401
 from .matcher_detr import match  # noqa: F401
-from .norms_detr import fold_batch_norms  # noqa: F401
 from .onednn_detr import DetrLinear  # noqa: F401
-from .positions_detr import sine_position_embedding  # noqa: F401
+from .position_embedding_detr import sine_position_embedding  # noqa: F401
 from .residual_detr import DetrResidualStage  # noqa: F401
 from .sizes_detr import image_sizes  # noqa: F401
 from .targets_detr import read_targets  # noqa: F401
@@ -42,7 +42,7 @@ class DetrSegmentationOutput(ModelOutput):
         loss: Weighted sum of the losses, a scalar, when `labels` are given.
         loss_dict: The losses by name, when `labels` are given.
         logits: Class logits, the last column being "no object", `(B, Q, C + 1)`.
-        pred_boxes: Boxes as (centre x, centre y, width, height), relative to the unpadded image, `(B, Q, 4)`.
+        pred_boxes: Boxes as (center x, center y, width, height), relative to the unpadded image, `(B, Q, 4)`.
         pred_masks: Mask logits on the padded canvas at a quarter of its resolution, `(B, Q, H / 4, W / 4)`; -10000 for
             queries that were not run and, with `exact_padding`, behind the image.
         auxiliary_outputs: As in `DetrObjectDetectionOutput`, also the following ones.
@@ -74,10 +74,10 @@ class DetrForSegmentation(DetrPreTrainedModel):
     """DETR with a mask for each query, for panoptic, instance and semantic segmentation.
 
     Args:
-        config: The configuration; its trunk must have four stages.
+        config: The configuration; its backbone must have four stages.
 
     Raises:
-        ValueError: The mask head cannot be built with this width or trunk.
+        ValueError: The mask head cannot be built with this width or backbone.
 
     Example:
         ```python
@@ -99,7 +99,7 @@ class DetrForSegmentation(DetrPreTrainedModel):
         self.detr = DetrForObjectDetection(config)
         channels = self.detr.model.backbone.intermediate_channel_sizes
         if len(channels) != 4:
-            raise ValueError(f"segmentation needs a trunk with four feature maps, this one has {len(channels)}")
+            raise ValueError(f"segmentation needs a backbone with four feature maps, this one has {len(channels)}")
         heads = config.encoder_attention_heads
         self.bbox_attention = DetrAttentionMaps(config.d_model, heads, config.init_xavier_std)
         self.mask_head = DetrMaskHead(config.d_model, heads, channels[-2::-1], config.activation_function)
@@ -149,7 +149,7 @@ class DetrForSegmentation(DetrPreTrainedModel):
             pixel_mask: 1 for real pixels, 0 for padding, `(B, H, W)`; None if nothing is padded.
             decoder_attention_mask: 1 for queries that take part, `(B, Q)`.
             encoder_outputs: Used instead of running the encoder.
-            inputs_embeds: Refused: masks need the feature maps of the trunk.
+            inputs_embeds: Refused: masks need the feature maps of the backbone.
             decoder_inputs_embeds: What the queries start from, `(B, Q, D)`.
             labels: As in `DetrForObjectDetection.forward`, and `masks` `(N, h, w)`, non-zero on the object, of the size
                 of the image without padding or of the batch. In training only the masks of matched queries are run.
@@ -218,9 +218,9 @@ class DetrForSegmentation(DetrPreTrainedModel):
 
 
 def _features(encoded: EncodedImages) -> list[Tensor]:
-    """The feature maps that the mask head takes: the projected one, then the trunk's finer ones, coarsest first."""
+    """The feature maps that the mask head takes: the projected one, then the backbone's finer ones, coarsest first."""
     if encoded.projected is None:
-        raise ValueError("inputs_embeds cannot be segmented: masks need the feature maps of the trunk")
+        raise ValueError("inputs_embeds cannot be segmented: masks need the feature maps of the backbone")
     return [encoded.projected, *(level.features for level in encoded.pyramid[-2::-1])]
 
 

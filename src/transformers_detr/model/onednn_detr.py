@@ -88,7 +88,7 @@ class DetrLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Tokens `(B, tokens, inputs)` to `(B, tokens, outputs)`; other shapes as any linear layer."""
-        plain = type(self.weight) is nn.Parameter  # not one of the quantised kinds
+        plain = type(self.weight) is nn.Parameter  # not one of the quantized kinds
         if input.dim() != 3 or not plain or not goes_to_onednn(input):
             return super().forward(input)
         pixels = input[:, None].permute(0, 3, 1, 2)  # (B, inputs, 1, tokens), channels last

@@ -34,7 +34,7 @@ class DetrObjectDetectionOutput(ModelOutput):
         loss: Weighted sum of the losses, a scalar, when `labels` are given.
         loss_dict: The losses by name, when `labels` are given.
         logits: Class logits, the last column being "no object", `(B, Q, C + 1)`.
-        pred_boxes: Boxes as (centre x, centre y, width, height), relative to the unpadded image, `(B, Q, 4)`.
+        pred_boxes: Boxes as (center x, center y, width, height), relative to the unpadded image, `(B, Q, 4)`.
         auxiliary_outputs: `logits` and `pred_boxes` of all decoder layers but the last, in a dictionary each,
             with `config.auxiliary_loss` and `labels`.
         last_hidden_state: Decoded queries, `(B, Q, D)`.
@@ -67,7 +67,7 @@ class EncodedImages(NamedTuple):
         memory: Encoded tokens with their hidden states and maps, if asked for.
         positions: Position embedding of each token, `(B, S, D)` or `(1, S, D)`.
         mask: True where a token shows the image, `(B, S)`; None if none is padding.
-        pyramid: The trunk's feature maps, finest first; empty if the trunk was bypassed.
+        pyramid: The backbone's feature maps, finest first; empty if the backbone was bypassed.
         projected: The last feature map at the transformer's width, `(B, D, h, w)`; None if it was bypassed.
     """
 

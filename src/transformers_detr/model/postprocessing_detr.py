@@ -1,4 +1,4 @@
-"""Raw outputs of the model → scored, labelled boxes, with or without masks; image by image."""
+"""Raw outputs of the model → scored, labeled boxes, with or without masks; image by image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def post_process_object_detection(
     target_sizes: Tensor | Sequence[Any] | None = None,
     top_k: int | None = None,
 ) -> list[Detections]:
-    """Turn raw outputs into scored, labelled boxes.
+    """Turn raw outputs into scored, labeled boxes.
 
     The score of a query is the probability of its best class; "no object" takes part in the probabilities,
     not in the choice.

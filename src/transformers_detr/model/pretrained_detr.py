@@ -1,4 +1,4 @@
-"""What the DETR models share: loading, saving, initialisation."""
+"""What the DETR models share: loading, saving, initialization."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEARNED_POSITIONS = r"backbone\.position_embedding\."
 
 
 class DetrPreTrainedModel(PreTrainedModel):
-    """What the DETR models share: loading, saving, initialisation.
+    """What the DETR models share: loading, saving, initialization.
 
     Modules bear the names of 2021 (`model.backbone.conv_encoder.model.conv1.weight`, `…fc1`, `…out_proj`), which
     every checkpoint on the Hub and every file that stock transformers writes has. Stock transformers 5 renames
@@ -43,7 +43,7 @@ class DetrPreTrainedModel(PreTrainedModel):
 
     @property
     def supports_exact_padding(self) -> bool:
-        """Whether this model's trunk allows `exact_padding=True` for images of different sizes."""
+        """Whether this model's backbone allows `exact_padding=True` for images of different sizes."""
         encoder = next(module for module in self.modules() if isinstance(module, DetrConvEncoder))
         return encoder.supports_exact_padding
 
@@ -81,12 +81,12 @@ class DetrPreTrainedModel(PreTrainedModel):
         return info, index
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Choose what DETR's own attention runs on; for the trunk's, if it has any, see `DetrConfig`."""
+        """Choose what DETR's own attention runs on; for the backbone's, if it has any, see `DetrConfig`."""
         asked = attn_implementation if isinstance(attn_implementation, dict) else {"": attn_implementation}
         super().set_attn_implementation(asked, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a trunk."""
+        """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a backbone."""
         kwargs.setdefault("save_original_format", False)  # the names in memory are the stored ones
         wanted, self.config.use_pretrained_backbone = self.config.use_pretrained_backbone, False
         try:
@@ -101,10 +101,10 @@ class DetrPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise a module that knows how, as the original does; what came from a checkpoint is left alone."""
-        initialise = getattr(module, "initialise", None)
-        if callable(initialise):
-            initialise()
+        """Initialize a module that knows how, as the original does; what came from a checkpoint is left alone."""
+        initialize = getattr(module, "initialize", None)
+        if callable(initialize):
+            initialize()
         elif isinstance(module, nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
             init.ones_(module.weight)
             init.zeros_(module.bias)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .norms_detr import DetrFrozenBatchNorm2d, DetrNormedConv2d
+from .frozen_batch_norm_detr import DetrFrozenBatchNorm2d, DetrNormedConv2d
 from .onednn_detr import convolve_add_relu, convolve_relu, goes_in_one_pass
 
 _OPTIONAL = ("aa", "drop_block", "drop_path", "se")
@@ -47,9 +47,9 @@ class DetrResidualStage(nn.Sequential):
         )
 
 
-def replace_stages(trunk: nn.Module) -> None:
-    """Put ours in the place of each plain stage inside a trunk whose norms are folded; names stay."""
-    for parent in list(trunk.modules()):
+def replace_stages(backbone: nn.Module) -> None:
+    """Put ours in the place of each plain stage inside a backbone whose norms are folded; names stay."""
+    for parent in list(backbone.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Sequential and len(child) and all(is_plain(block) for block in child):
                 setattr(parent, name, DetrResidualStage(*child).train(child.training))

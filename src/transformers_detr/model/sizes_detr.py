@@ -77,7 +77,7 @@ def resize_masks(masks: Tensor, size: Size | None) -> Tensor:
 
 
 def resize_nearest(labels: Tensor, size: Size) -> Tensor:
-    """A map `(h, w)` at another size: each pixel takes the value under its centre, as Pillow does it."""
+    """A map `(h, w)` at another size: each pixel takes the value under its center, as Pillow does it."""
     for dimension, (old, new) in enumerate(zip(labels.shape, size, strict=True)):
         index = (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
         labels = labels.index_select(dimension, index)

@@ -62,7 +62,7 @@ def read_targets(
         TypeError: an entry is not a mapping, or a value not a tensor.
         ValueError: the number of labels is not `batch_size`; a key is missing; a shape, dtype or length is
             wrong; an image has more than `num_queries` objects; a class id is outside [0, `num_classes`); a
-            box is not finite or has a centre or size outside [0, 1] (a corner may leave the image); a mask
+            box is not finite or has a center or size outside [0, 1] (a corner may leave the image); a mask
             is larger than `mask_size`. The message names image, annotation, rule and value.
     """
     if len(labels) != batch_size:
@@ -137,7 +137,7 @@ def _check_values(
         (
             ((boxes < -ROUNDING) | (boxes > 1 + ROUNDING)).any(1),
             "boxes",
-            "centre x, centre y, width and height must be relative to the image, in [0, 1]",
+            "center x, center y, width and height must be relative to the image, in [0, 1]",
         ),
     )
     for broken, key, rule in rules:

@@ -16,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .initial_values_detr import torch_default_bias, xavier
+from .initialization_detr import torch_default_bias, xavier
 from .onednn_detr import DetrLinear
 
 
@@ -99,7 +99,7 @@ class DetrAttention(nn.Module):
         self.v_proj = DetrLinear(width, width)
         self.out_proj = DetrLinear(width, width)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Xavier uniform; the original holds queries, keys and values in one matrix, which counts as one."""
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             xavier(projection, gain=0.5**0.5)
@@ -179,7 +179,7 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dropout)
         self.activation_dropout = nn.Dropout(activation_dropout)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Xavier uniform weights; biases as torch does."""
         for linear in (self.fc1, self.fc2):
             init.xavier_uniform_(linear.weight)

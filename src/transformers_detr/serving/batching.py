@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.served_model import ServedModel, Work
+from transformers_detr.serving.runner import ServedModel, Work
 
 _SMOOTHING = 0.2
 

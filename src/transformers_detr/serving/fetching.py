@@ -12,7 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
-from transformers_detr.serving.refusals import Refusal
+from transformers_detr.serving.errors import Refusal
 
 _MOST_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)

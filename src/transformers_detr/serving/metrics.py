@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from transformers_detr.serving.hosted_model import HostedModel
-from transformers_detr.serving.timing import Timing
+from transformers_detr.serving.model_registry import HostedModel
+from transformers_detr.serving.request_timing import Timing
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BYTES = tuple(4**power * 1024 for power in range(8))

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from transformers_detr.serving.batching import ModelTurn
-from transformers_detr.serving.hosted_model import HostedModel
+from transformers_detr.serving.errors import Refusal
+from transformers_detr.serving.handler import RequestPath
 from transformers_detr.serving.limits import Limits
 from transformers_detr.serving.metrics import Metrics
-from transformers_detr.serving.questions import Parameters
-from transformers_detr.serving.refusals import Refusal
-from transformers_detr.serving.request_path import RequestPath
-from transformers_detr.serving.served_model import Kind, ServedModel
+from transformers_detr.serving.model_registry import HostedModel
+from transformers_detr.serving.request_parameters import Parameters
+from transformers_detr.serving.runner import Kind, ServedModel
 
 _MOST_THREADS = 4
 

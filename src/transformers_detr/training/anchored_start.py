@@ -35,7 +35,7 @@ def start_anchored(model: DetrForObjectDetection) -> None:
     quietly.
 
     Args:
-        model: A model with fresh weights; what it learnt before would be lost.
+        model: A model with fresh weights; what it learned before would be lost.
 
     Raises:
         ValueError: The model has learned positions, or heads too narrow to hold a row and a column.

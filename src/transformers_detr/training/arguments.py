@@ -1,4 +1,4 @@
-"""TrainingArguments: those of transformers, with DETR's defaults, and what DETR has beyond them."""
+"""DetrTrainingArguments: those of transformers, with DETR's defaults, and what DETR has beyond them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import transformers
 from transformers.utils import is_torch_xla_available
 
 from transformers_detr.training.augmentation import PRESETS
-from transformers_detr.training.model_changes import PARTS
+from transformers_detr.training.model_surgery import PARTS
 
 
 @dataclass
-class TrainingArguments(transformers.TrainingArguments):
+class DetrTrainingArguments(transformers.TrainingArguments):
     """Arguments of a training; every argument of `transformers.TrainingArguments` exists too.
 
-    Defaults are the paper's optimiser (AdamW, lr 1e-4 and a tenth of it for the trunk, weight decay 1e-4, gradients
+    Defaults are the paper's optimizer (AdamW, lr 1e-4 and a tenth of it for the backbone, weight decay 1e-4, gradients
     clipped at 0.1), a cosine schedule (`lr_drop` gives the paper's), and an evaluation after every epoch whose AP picks
     the best checkpoint.
     """
@@ -39,19 +39,21 @@ class TrainingArguments(transformers.TrainingArguments):
     lr_drop: float | None = field(
         default=None, metadata={"help": "Drop the rate to a tenth after this part of the steps, as in the paper."}
     )
-    trunk_lr_factor: float = field(default=0.1, metadata={"help": "Learning rate of the trunk, relative to the rest."})
-    train_whole_trunk: bool = field(
+    backbone_lr_factor: float = field(
+        default=0.1, metadata={"help": "Learning rate of the backbone, relative to the rest."}
+    )
+    train_whole_backbone: bool = field(
         default=False,
-        metadata={"help": "Also train stem and first stage, for fresh trunks or pictures unlike photographs."},
+        metadata={"help": "Also train stem and first stage, for fresh backbones or pictures unlike photographs."},
     )
     train_batch_norm: bool = field(
-        default=False, metadata={"help": "Also train batch norms, for trunks without pretrained weights."}
+        default=False, metadata={"help": "Also train batch norms, for backbones without pretrained weights."}
     )
     freeze: list[str] = field(default_factory=list, metadata={"help": f"Parts that do not learn: {', '.join(PARTS)}."})
     lora_rank: int = field(
         default=0, metadata={"help": "Train additions of this rank instead of the transformer's weights; 0: do not."}
     )
-    masks: bool = field(default=False, metadata={"help": "Masks are learnt; the model must have parts for them."})
+    masks: bool = field(default=False, metadata={"help": "Masks are learned; the model must have parts for them."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better AP."}
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
-from transformers_detr.model.resizing_detr import resized_size
+from transformers_detr.model.resize_detr import resized_size
 
 PAPER_EDGE = 800
 """The longest of the paper's shorter sides; its other lengths in pixels are relative to this one here."""
@@ -94,7 +94,7 @@ def paper(edge: int, longest_edge: int, largest: int) -> v2.Transform:
 
 
 def small_data(edge: int, longest_edge: int, largest: int) -> v2.Transform:
-    """For some hundred images or fewer: the paper's recipe, with other colours and with more windows."""
+    """For some hundred images or fewer: the paper's recipe, with other colors and with more windows."""
     factor = largest / PAPER_EDGE
     window = [ResizeShortestEdge([round(side * factor) for side in (500, 650, 800)])]
     window += [CropWindow(round(300 * factor), round(700 * factor))]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
-from transformers_detr.training.images import Draw, Sample, TrainingImages
-from transformers_detr.visualize import draw_boxes, draw_segments
+from transformers_detr.training.dataset import Draw, Sample, TrainingImages
+from transformers_detr.visualization.annotate import draw_boxes, draw_segments
 
 CELL = 320
 """Width and height in pixels of a sample on the sheet."""

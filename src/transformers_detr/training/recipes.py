@@ -19,7 +19,7 @@ class Recipe:
     Attributes:
         model: Fields of `DetrConfig`, without classes, for a fresh model; or the name of a model to fine-tune.
         processor: Settings of `DetrImageProcessor`.
-        training: Fields of `TrainingArguments`.
+        training: Fields of `DetrTrainingArguments`.
     """
 
     model: dict[str, Any] | str = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Trainer: the loop of transformers, with DETR's batches, optimiser, evaluation and checkpoints."""
+"""Trainer: the loop of transformers, with DETR's batches, optimizer, evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from transformers_detr.data.records import LabelledDataset
+from transformers_detr.data.records import DetectionDataset
 from transformers_detr.evaluation.average_precision import score_detections
-from transformers_detr.evaluation.coco_layout import CocoDataset
+from transformers_detr.evaluation.coco_types import CocoDataset
 from transformers_detr.evaluation.distributed import gather_predictions, own_share
-from transformers_detr.evaluation.inference import detections, plan_batches, predict
+from transformers_detr.evaluation.predict import detections, plan_batches, predict
 from transformers_detr.evaluation.predictions import ImagePrediction
-from transformers_detr.evaluation.segmentation import segmentations
+from transformers_detr.evaluation.segmentation_predictions import segmentations
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.training.anchored_start import start_anchored
-from transformers_detr.training.arguments import TrainingArguments
-from transformers_detr.training.assisted import AssistedDetr, assist
+from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.augmentation import augmentations
-from transformers_detr.training.batches import ShapeBatches
-from transformers_detr.training.checkpoints import (
+from transformers_detr.training.checkpointing import (
     load_weights,
     remove_old,
     save_plain,
     save_weights,
     written_aside,
 )
-from transformers_detr.training.images import Collate, TrainingImages
+from transformers_detr.training.dataset import Collate, TrainingImages
 from transformers_detr.training.lora import add_lora
-from transformers_detr.training.model_changes import freeze, train_whole_trunk
+from transformers_detr.training.model_surgery import freeze, train_whole_backbone
+from transformers_detr.training.sampler import ShapeBatches
+from transformers_detr.training.training_aids import AssistedDetr, assist
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(transformers.Trainer):
-    """Trains DETR on a labelled data set, with masks where the model has them.
+class DetrTrainer(transformers.Trainer):
+    """Trains DETR on a labeled dataset, with masks where the model has them.
 
     Checkpoints hold the plain model as one would use it (averaged, if weights are averaged), and beside it
     the weights in training; each appears under its name only when it is complete.
 
-    Where masks are learnt, their AP picks the best checkpoint, since that of boxes may not change at all.
+    Where masks are learned, their AP picks the best checkpoint, since that of boxes may not change at all.
 
     Args:
         model: The model; made ready to train in place.
         args: The arguments.
-        dataset: Data set with the splits "train" and "val".
+        dataset: Dataset with the splits "train" and "val".
         processor: Prepares images for evaluation; saved with the model.
         **kwargs: See `transformers.Trainer`.
     """
 
-    args: TrainingArguments
+    args: DetrTrainingArguments
     optimizer: Any
     lr_scheduler: Any
     control: Any
@@ -72,8 +72,8 @@ class Trainer(transformers.Trainer):
     def __init__(
         self,
         model: Any,
-        args: TrainingArguments,
-        dataset: LabelledDataset,
+        args: DetrTrainingArguments,
+        dataset: DetectionDataset,
         processor: DetrImageProcessor,
         **kwargs: Any,
     ):
@@ -135,9 +135,9 @@ class Trainer(transformers.Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimiser that the arguments name, with the trunk at a learning rate of its own."""
+        """The optimizer that the arguments name, with the backbone at a learning rate of its own."""
         if self.optimizer is None:
-            groups = parameter_groups(model or self.model, self.args.learning_rate, self.args.trunk_lr_factor)
+            groups = parameter_groups(model or self.model, self.args.learning_rate, self.args.backbone_lr_factor)
             optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer(groups, **{**settings, "weight_decay": self.args.weight_decay})
         return self.optimizer
@@ -270,7 +270,7 @@ class Trainer(transformers.Trainer):
 class _Steps(transformers.TrainerCallback):
     """What happens around steps: choice of an epoch's batches, check of gradients, average of weights."""
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: DetrTrainer):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -306,10 +306,10 @@ class _Steps(transformers.TrainerCallback):
             self.trainer.ema.update(self.trainer.model, step=state.global_step)
 
 
-def prepare_model(model: Any, args: TrainingArguments) -> Any:
+def prepare_model(model: Any, args: DetrTrainingArguments) -> Any:
     """Make a model ready to train as the arguments say, in place; with LoRA, peft's wrapper of it is returned."""
-    if args.train_whole_trunk:
-        train_whole_trunk(model, args.train_batch_norm)
+    if args.train_whole_backbone:
+        train_whole_backbone(model, args.train_batch_norm)
     if args.anchored_start:
         start_anchored(model)
     freeze(model, args.freeze)
@@ -322,14 +322,14 @@ def prepare_model(model: Any, args: TrainingArguments) -> Any:
     return add_lora(model, args.lora_rank) if args.lora_rank else model
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, trunk_factor: float) -> list[dict[str, Any]]:
-    """The parameters that learn, in two groups; the trunk has its own learning rate."""
-    trunk: list[nn.Parameter] = []
+def parameter_groups(model: nn.Module, learning_rate: float, backbone_factor: float) -> list[dict[str, Any]]:
+    """The parameters that learn, in two groups; the backbone has its own learning rate."""
+    backbone: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (trunk if ".conv_encoder." in name else rest).append(parameter)
-    groups = [{"params": rest, "lr": learning_rate}, {"params": trunk, "lr": learning_rate * trunk_factor}]
+            (backbone if ".conv_encoder." in name else rest).append(parameter)
+    groups = [{"params": rest, "lr": learning_rate}, {"params": backbone, "lr": learning_rate * backbone_factor}]
     return [group for group in groups if group["params"]]
 
 

@@ -1,7 +1,7 @@
 // What can be taken away: the answer as JSON, the picture with what is shown on it.
 
 import { caption } from "./markers.js";
-import { inkOn } from "./colours.js";
+import { inkOn } from "./colors.js";
 
 /** Saves findings in the form of the Hub's inference API. */
 export function saveJson(findings, name) {
@@ -34,7 +34,7 @@ function drawFinding(context, finding, line) {
     context.strokeStyle = "rgb(0 0 0 / 60%)";
     context.strokeRect(...corners);
     context.lineWidth = line;
-    context.strokeStyle = finding.colour;
+    context.strokeStyle = finding.color;
     context.strokeRect(...corners);
     [x, y] = [corners[0] - line / 2, corners[1] - size * 1.4];
   } else {
@@ -43,9 +43,9 @@ function drawFinding(context, finding, line) {
   }
   x = Math.min(Math.max(x, 0), context.canvas.width - width);
   y = Math.min(Math.max(y, 0), context.canvas.height - size * 1.4);
-  context.fillStyle = finding.colour;
+  context.fillStyle = finding.color;
   context.fillRect(x, y, width, size * 1.4);
-  context.fillStyle = inkOn(finding.colour);
+  context.fillStyle = inkOn(finding.color);
   context.fillText(text, x + size * 0.3, y + size * 0.2);
 }
 

@@ -5,7 +5,7 @@ import { wireCamera } from "./camera.js";
 import { saveJson, savePicture } from "./downloads.js";
 import { placeMarkers, showMarkers } from "./markers.js";
 import { markChosen, showClasses, showFindings, showTiming, summary } from "./panel.js";
-import { openPicture, pictureIn } from "./pictures.js";
+import { openPicture, pictureIn } from "./images.js";
 import { drawSegments, findingAt, middles, readMasks } from "./segments.js";
 import * as service from "./service.js";
 

@@ -1,6 +1,6 @@
 // What was found, on the picture: a button for each, as large as its box, or a caption in its segment.
 
-import { inkOn } from "./colours.js";
+import { inkOn } from "./colors.js";
 
 const SMALL = 0.055;
 const CHIP_ROOM = 0.06;
@@ -31,8 +31,8 @@ function marker(finding, picture, choose) {
   const element = document.createElement("button");
   element.type = "button";
   element.className = "marker";
-  element.style.setProperty("--colour", finding.colour);
-  element.style.setProperty("--on-colour", inkOn(finding.colour));
+  element.style.setProperty("--color", finding.color);
+  element.style.setProperty("--on-color", inkOn(finding.color));
   element.setAttribute("aria-label", describe(finding));
   const chip = document.createElement("span");
   chip.className = "chip";

@@ -6,15 +6,15 @@ import { describe } from "./markers.js";
 export function showClasses(parent, findings, isSure, hidden, toggle) {
   const counts = new Map();
   for (const finding of findings) {
-    const entry = counts.get(finding.label) ?? { colour: finding.colour, count: 0 };
+    const entry = counts.get(finding.label) ?? { color: finding.color, count: 0 };
     entry.count += isSure(finding) ? 1 : 0;
     counts.set(finding.label, entry);
   }
   const labels = [...counts].filter(([label, { count }]) => count || hidden.has(label));
   keepFocus(parent, "label", () =>
     parent.replaceChildren(
-      ...labels.map(([label, { colour, count }]) => {
-        const button = entry("button", colour, label, String(count));
+      ...labels.map(([label, { color, count }]) => {
+        const button = entry("button", color, label, String(count));
         button.dataset.label = label;
         button.setAttribute("aria-pressed", String(!hidden.has(label)));
         button.onclick = () => toggle(label);
@@ -28,7 +28,7 @@ export function showClasses(parent, findings, isSure, hidden, toggle) {
 export function showFindings(parent, findings, chosen, choose) {
   const nothing = Object.assign(document.createElement("li"), { className: "none", textContent: "Nothing as sure as that." });
   const items = findings.map((finding) => {
-    const button = entry("button", finding.colour, finding.label, percentage(finding.score));
+    const button = entry("button", finding.color, finding.label, percentage(finding.score));
     button.lastChild.className = "score";
     button.dataset.index = finding.index;
     button.style.setProperty("--score", finding.score ?? 0);
@@ -74,9 +74,9 @@ export function showTiming(parent, timing) {
   );
 }
 
-function entry(tag, colour, label, note) {
+function entry(tag, color, label, note) {
   const element = Object.assign(document.createElement(tag), { type: "button" });
-  element.style.setProperty("--colour", colour);
+  element.style.setProperty("--color", color);
   const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
   element.append(swatch, text("span", label), text("small", note));
   return element;

@@ -1,6 +1,6 @@
 // Masks of segments → one map of whose pixel is whose, and its drawing.
 
-import { channels } from "./colours.js";
+import { channels } from "./colors.js";
 
 const LONGEST_SIDE = 1024;
 const TINT = 128;
@@ -50,7 +50,7 @@ export function drawSegments(canvas, map, findings, isShown, chosen) {
   const pixels = context.createImageData(width, height);
   const words = new Uint32Array(pixels.data.buffer);
   const strength = (finding) => (!chosen ? TINT : finding === chosen ? CHOSEN_TINT : OTHER_TINT);
-  const tints = findings.map((finding) => word(...channels(finding.colour), strength(finding)));
+  const tints = findings.map((finding) => word(...channels(finding.color), strength(finding)));
   const edge = word(0, 0, 0, 220);
   const shown = findings.map(isShown);
   forEachPixel(owner, width, (index, x, y, pixel) => {

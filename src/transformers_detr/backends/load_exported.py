@@ -1,0 +1,106 @@
+"""From an exported folder, here or on the Hub, to a model that can be called, or to an error that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers_detr.backends.engines import DeviceError, open_onnx, open_openvino, open_torch
+from transformers_detr.backends.exported_model import ExportedModel
+from transformers_detr.backends.registry import BACKENDS, PRECISIONS, Backend, Precision, exported_files, model_file
+from transformers_detr.hub.bundled_model import bundled_folder
+from transformers_detr.hub.loading import LoadingError, download_files, is_path
+from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
+
+_OPENERS = {"onnx": open_onnx, "openvino": open_openvino, "torch": open_torch}
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
+_CONFIGURATIONS = ("config.json", "preprocessor_config.json")
+_SEGMENTATION = "DetrForSegmentation"
+
+
+def open_exported(
+    name_or_folder: str | Path,
+    backend: Backend = "onnx",
+    precision: Precision = "fp32",
+    device: str = "cpu",
+    architecture: str | None = None,
+    *,
+    subfolder: str = "",
+    **hub: Any,
+) -> tuple[ExportedModel, DetrImageProcessor]:
+    """Open what `detr export` wrote.
+
+    Args:
+        name_or_folder: Its folder, or Hub id, of which only the files needed are downloaded.
+        backend: "onnx" (ONNX Runtime), "openvino" or "torch".
+        precision: "fp32", "fp16" or "int8".
+        device: "cpu", or what the engine knows besides.
+        architecture: Class that the model must have been; "DetrForObjectDetection" takes both.
+        subfolder: Where in the folder or repository the files are.
+        **hub: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`; see
+            `transformers_detr.hub.loading.load_pretrained`.
+
+    Raises:
+        LoadingError: The folder, its file for this backend and precision, or the engine is not there, or the model
+            does not segment.
+        DeviceError: The engine cannot use the device.
+        ValueError: There is no such backend or precision.
+    """
+    for name, value, known in (("backend", backend, BACKENDS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    name = bundled_folder(str(name_or_folder))
+    folder = _local_folder(name, backend, precision, subfolder, hub)
+    path = _existing_file(name, folder, backend, precision)
+    try:
+        config: Any = DetrConfig.from_pretrained(folder)
+        processor = DetrImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise LoadingError(f"{name}: {error}") from error
+    try:
+        engine = _OPENERS[backend](path, device)
+    except ImportError as error:
+        package = _PACKAGES[backend]
+        raise LoadingError(f"{path}: {package} is not installed (pip install {package})") from error
+    except DeviceError:
+        raise
+    except Exception as error:  # each engine has kinds of its own
+        raise LoadingError(f"{path}: cannot be loaded: {_reason(error)}") from error
+    if architecture == _SEGMENTATION and (config.architectures or [""])[0] != _SEGMENTATION:
+        raise LoadingError(f"{name}: this model detects, but does not segment")
+    return ExportedModel(config, engine), processor
+
+
+def _reason(error: Exception) -> str:
+    """The line of an engine's error that tells something; OpenVINO puts places in its source first."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check '"))]
+    return lines[0] if lines else type(error).__name__
+
+
+def _local_folder(name: str, backend: Backend, precision: Precision, subfolder: str, hub: dict[str, Any]) -> Path:
+    """The folder itself, or one that holds what is needed of a repository on the Hub."""
+    if not is_path(name):
+        graph = model_file(Path(subfolder), backend, precision)
+        weights = [graph.with_suffix(".bin")] if backend == "openvino" else []
+        files = [*(Path(subfolder, file) for file in _CONFIGURATIONS), graph, *weights]
+        return download_files(name, [file.as_posix() for file in files], **hub) / subfolder
+    folder = Path(name).expanduser() / subfolder
+    if not folder.is_dir():
+        raise LoadingError(f"{folder}: there is no such folder; backends run what `detr export` wrote into one")
+    return folder
+
+
+def _existing_file(name: str, folder: Path, backend: Backend, precision: Precision) -> Path:
+    path = model_file(folder, backend, precision)
+    if not path.is_file():
+        there = ", ".join(f"{b} {p}" for b, p in exported_files(folder)) or "none"
+        seen = f" (there: {there})" if is_path(name) else ""  # of the Hub's, others were not asked for
+        raise LoadingError(
+            f"{name}: no export for backend {backend!r} in {precision} here{seen}; "
+            f"make one with `detr export --format {backend}`"
+        )
+    for file in _CONFIGURATIONS:
+        if not (folder / file).is_file():
+            raise LoadingError(f"{name}: {file} is missing")
+    return path

@@ -1,1 +1,0 @@
-"""Model cards: what a repository on the Hub says about its model."""

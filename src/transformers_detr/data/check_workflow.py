@@ -1,0 +1,207 @@
+"""The dataset doctor: everything that is wrong with a dataset, before a night of training is lost on it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers_detr.data.checks import (
+    Examined,
+    check_classes,
+    check_ids,
+    check_image,
+    check_repeated_images,
+    check_splits,
+    check_unannotated_files,
+    class_counts,
+)
+from transformers_detr.data.findings import KINDS, DatasetError, Finding, Severity
+from transformers_detr.data.image_inspection import examine_images
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.records import DetectionDataset
+from transformers_detr.model.resize_detr import resized_size
+
+CELL_BINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Limits of the box-size histogram, in cells of the feature map."""
+
+PUBLISHED_SIZE: Mapping[str, int] = {"shortest_edge": 800, "longest_edge": 1333}
+"""What the published checkpoints resize an image to."""
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """What a split holds; `class_counts` is the number of objects of each class id."""
+
+    images: int
+    empty_images: int
+    objects: int
+    crowds: int
+    most_objects: int
+    class_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the doctor found.
+
+    Attributes:
+        name: Folder, file or Hub name of the dataset.
+        findings: All faults, the worst kinds first.
+        dataset: The records that could be read; None if nothing could.
+        examined: The records with what their image files say, by split.
+        splits: Statistics of each split.
+        box_cells: Number of objects by the range of their side, as the model sees it, in cells of the feature
+            map: "< 0.25", "0.25–0.5", …
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    dataset: DetectionDataset | None
+    examined: Examined
+    splits: Mapping[str, SplitStatistics]
+    box_cells: Mapping[str, int]
+
+    def count(self, severity: Severity) -> int:
+        """Number of findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def by_code(self) -> dict[str, list[Finding]]:
+        """The findings of each kind, the worst kinds first."""
+        groups: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            groups.setdefault(finding.code, []).append(finding)
+        return groups
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain dictionaries and lists."""
+        return {
+            "dataset": self.name,
+            "format": self.dataset.format if self.dataset else None,
+            "class_names": list(self.dataset.class_names) if self.dataset else [],
+            "splits": {split: asdict(statistics) for split, statistics in self.splits.items()},
+            "box_cells": dict(self.box_cells),
+            "counts": {severity.value: self.count(severity) for severity in Severity},
+            "findings": [
+                {
+                    "code": finding.code,
+                    "severity": finding.severity.value,
+                    "message": finding.message,
+                    "file": str(finding.file),
+                    "place": finding.place,
+                    "image_id": finding.image_id,
+                    "annotation_id": finding.annotation_id,
+                    "repair": KINDS[finding.code].repair,
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def check_dataset(
+    source: str | Path | DetectionDataset,
+    *,
+    quick: bool = False,
+    num_queries: int = 100,
+    stride: int = 32,
+    size: Mapping[str, int] = PUBLISHED_SIZE,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Look for everything in `KINDS` in a dataset.
+
+    Args:
+        source: What `open_dataset` takes, or a dataset already opened.
+        quick: Read only the headers of the images and leave out their pixels and the masks: damaged images
+            and repeated pictures then stay unseen.
+        num_queries: Most objects that the model can find in an image.
+        stride: Pixels per cell of the feature map.
+        size: What the image processor resizes to.
+        progress: Called with the number of images examined and their total.
+
+    Returns:
+        The report. A dataset that cannot be read at all gives one with the finding "dataset-unreadable".
+    """
+    findings: list[Finding] = []
+    try:
+        dataset = source if isinstance(source, DetectionDataset) else open_dataset(source, report=findings.append)
+    except DatasetError as error:
+        findings.append(Finding("dataset-unreadable", str(error), Path(str(source))))
+        return CheckReport(str(source), tuple(findings), None, {}, {}, {})
+    examined = _examine(dataset, decode=not quick, progress=progress)
+    for split, pairs in examined.items():
+        for record, facts in pairs:
+            findings += check_image(record, facts, num_queries, masks=not quick)
+        findings += check_ids(dataset.splits[split])
+    findings += check_repeated_images(examined)
+    findings += check_unannotated_files(dataset.splits.values())
+    findings += check_splits(dataset)
+    findings += check_classes(dataset)
+    box_cells = _box_cells(dataset, stride, size)
+    findings += _check_box_cells(dataset, box_cells, stride)
+    rank = {code: index for index, code in enumerate(sorted(KINDS, key=_gravity))}
+    findings.sort(key=lambda finding: rank[finding.code])
+    splits = {split: _statistics(dataset, split) for split in dataset.splits}
+    ranges = dict(zip(_cell_ranges(), box_cells, strict=True))
+    return CheckReport(dataset.name, tuple(findings), dataset, examined, splits, ranges)
+
+
+def _gravity(code: str) -> int:
+    return list(Severity).index(KINDS[code].severity)
+
+
+def _examine(dataset: DetectionDataset, decode: bool, progress: Callable[[int, int], None] | None) -> Examined:
+    total = sum(map(len, dataset.splits.values()))
+    before = 0
+    examined = {}
+    for split, records in dataset.splits.items():
+        notify = None if progress is None else _shifted(progress, before, total)
+        examined[split] = list(zip(records, examine_images(records, decode, notify), strict=True))
+        before += len(records)
+    return examined
+
+
+def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done, total)
+
+
+def _statistics(dataset: DetectionDataset, split: str) -> SplitStatistics:
+    records = dataset.splits[split]
+    counts = class_counts(records)
+    return SplitStatistics(
+        images=len(records),
+        empty_images=sum(not record.objects for record in records),
+        objects=sum(len(record.objects) for record in records),
+        crowds=sum(item.iscrowd for record in records for item in record.objects),
+        most_objects=max((len(record.objects) for record in records), default=0),
+        class_counts=tuple(counts[label] for label in range(len(dataset.class_names))),
+    )
+
+
+def _cell_ranges() -> list[str]:
+    limits = [f"{limit:g}" for limit in CELL_BINS]
+    return [f"< {limits[0]}", *map("{}–{}".format, limits, limits[1:]), f"≥ {limits[-1]}"]
+
+
+def _box_cells(dataset: DetectionDataset, stride: int, size: Mapping[str, int]) -> tuple[int, ...]:
+    """Histogram of the objects' sides, √(width · height) after resizing, in cells of the feature map."""
+    counts: Counter[int] = Counter()
+    for records in dataset.splits.values():
+        for record in records:
+            height, _ = resized_size(record.height, record.width, size)
+            for item in record.objects:
+                area = item.box_xywh_px[2] * item.box_xywh_px[3]
+                if math.isfinite(area) and area > 0 and not item.iscrowd:
+                    cells = math.sqrt(area) * height / record.height / stride
+                    counts[sum(cells >= limit for limit in CELL_BINS)] += 1
+    return tuple(counts[index] for index in range(len(CELL_BINS) + 1))
+
+
+def _check_box_cells(dataset: DetectionDataset, box_cells: tuple[int, ...], stride: int) -> list[Finding]:
+    below, total = sum(box_cells[: CELL_BINS.index(1.0) + 1]), sum(box_cells)
+    if 2 * below <= total:
+        return []
+    message = f"{below} of {total} objects are smaller than the {stride} pixels of a cell after resizing"
+    return [Finding("objects-tiny", message, Path(dataset.name))]

@@ -1,0 +1,209 @@
+"""Run a model over an image set for scoring: float boxes, every query, no threshold.
+
+A batch is the unit of work. Batches are planned from the whole image set, so a run that was interrupted, or
+that several processes share, computes the very same batches as one run in one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from transformers_detr.evaluation.distributed import own_share
+from transformers_detr.evaluation.prediction_writer import PredictionLog
+from transformers_detr.evaluation.predictions import ImagePrediction
+from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
+from transformers_detr.model.postprocessing_detr import Detections, post_process_object_detection
+from transformers_detr.prefetch import prefetch_map
+
+EVERY_QUERY = -1.0
+"""A threshold below every score."""
+
+
+class EvaluationImage(Protocol):
+    """One image to predict: its id and size in the ground truth, and how to get its pixels."""
+
+    @property
+    def id(self) -> int:
+        """Id in the ground truth."""
+
+    @property
+    def height(self) -> int:
+        """Height in pixels, which the ground truth's boxes refer to."""
+
+    @property
+    def width(self) -> int:
+        """Width likewise."""
+
+    def load_image(self) -> Image.Image:
+        """The upright image; OSError or ValueError if it cannot be had."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedBatch:
+    """Images ready for the model.
+
+    Attributes:
+        images: The B images, at least one.
+        pixel_values: `(B, 3, H, W)`, padded.
+        sizes: (height, width) of each of them without padding.
+    """
+
+    images: list[EvaluationImage]
+    pixel_values: Tensor
+    sizes: list[tuple[int, int]]
+
+    @property
+    def is_padded(self) -> list[bool]:
+        """For each image, whether there is padding beside it."""
+        canvas = (self.pixel_values.shape[2], self.pixel_values.shape[3])
+        return [size != canvas for size in self.sizes]
+
+
+def plan_batches(
+    images: Iterable[EvaluationImage], batch_size: int, equal_sizes: bool = False
+) -> list[list[EvaluationImage]]:
+    """Group images of similar shape, so that little is padded.
+
+    Args:
+        images: All images of the set.
+        batch_size: At most so many in a batch.
+        equal_sizes: Let only images of equal size share a batch, so that nothing is padded.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    by_shape = sorted(images, key=lambda image: (image.width / image.height, image.height, image.id))
+    groups = [by_shape]
+    if equal_sizes:
+        groups = [list(group) for _, group in groupby(by_shape, key=lambda image: (image.height, image.width))]
+    return [group[first : first + batch_size] for group in groups for first in range(0, len(group), batch_size)]
+
+
+def prepare_batch(images: Sequence[EvaluationImage], processor: Any) -> tuple[PreparedBatch | None, dict[int, str]]:
+    """Read and preprocess the images of a batch.
+
+    Returns:
+        The images that can be read, or None if there are none; id and reason of those that cannot.
+    """
+    readable: list[EvaluationImage] = []
+    pixels: list[Tensor] = []  # (3, h, w) each
+    errors: dict[int, str] = {}
+    for image in images:
+        try:
+            inputs = processor(images=image.load_image(), do_pad=False, return_tensors="pt")
+        except (OSError, ValueError) as error:
+            errors[image.id] = str(error)
+            continue
+        readable.append(image)
+        pixels.append(inputs["pixel_values"][0])
+    if not readable:
+        return None, errors
+    sizes = [(tensor.shape[1], tensor.shape[2]) for tensor in pixels]
+    return PreparedBatch(readable, stack_padded(pixels, largest_size(sizes)), sizes), errors
+
+
+def run_model(model: PreTrainedModel, batch: PreparedBatch, exact_padding: bool) -> Any:
+    """The model's outputs for a batch."""
+    canvas = (batch.pixel_values.shape[2], batch.pixel_values.shape[3])
+    padded = any(batch.is_padded)
+    with torch.inference_mode():
+        return model(
+            pixel_values=batch.pixel_values.to(model.device),
+            pixel_mask=real_pixels(batch.sizes, canvas) if padded else None,
+            exact_padding=exact_padding and padded,
+        )
+
+
+def detections(outputs: Any, batch: PreparedBatch) -> list[ImagePrediction]:
+    """All queries of a detection model as predictions; category ids are class ids."""
+    sizes = [(image.height, image.width) for image in batch.images]
+    return read_outputs(outputs, [image.id for image in batch.images], sizes)
+
+
+def read_outputs(outputs: Any, image_ids: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[ImagePrediction]:
+    """All queries of a batch's outputs as predictions.
+
+    Args:
+        outputs: Has `logits (B, Q, C + 1)` and `pred_boxes (B, Q, 4)`.
+        image_ids: B ids.
+        sizes: (height, width) of each image in pixels of the ground truth.
+
+    Returns:
+        B predictions; one whose numbers are not all finite is an error.
+    """
+    finite = outputs.logits.isfinite().flatten(1).all(1) & outputs.pred_boxes.isfinite().flatten(1).all(1)
+    found = post_process_object_detection(outputs, EVERY_QUERY, sizes)
+    return [
+        _prediction(image_id, result) if ok else ImagePrediction(image_id, error="the model's output is not finite")
+        for image_id, result, ok in zip(image_ids, found, finite.tolist(), strict=True)
+    ]
+
+
+def predict(
+    model: PreTrainedModel,
+    processor: Any,
+    batches: Iterable[Sequence[EvaluationImage]],
+    exact_padding: bool = True,
+    collect: Callable[[Any, PreparedBatch], list[ImagePrediction]] = detections,
+) -> Iterator[list[ImagePrediction]]:
+    """Predict batch after batch; images are read in threads while the model runs.
+
+    Args:
+        model: In evaluation mode, on its device.
+        processor: Its image processor.
+        batches: As `plan_batches` gives them.
+        exact_padding: Keep padding from reaching the image; False gives the original's numbers.
+        collect: Outputs and batch → one prediction per image of it.
+
+    Yields:
+        The predictions of each batch: one per image, those that cannot be read with their error.
+    """
+    threads = min(4, os.cpu_count() or 1)
+    prepared = prefetch_map(partial(prepare_batch, processor=processor), batches, depth=2, threads=threads)
+    for batch, errors in prepared:
+        predictions = [ImagePrediction(image_id, error=error) for image_id, error in errors.items()]
+        if batch is not None:
+            predictions += collect(run_model(model, batch, exact_padding), batch)
+        yield predictions
+
+
+def predict_to_log(
+    log: PredictionLog,
+    batches: Sequence[Sequence[EvaluationImage]],
+    predict_batches: Callable[[Iterable[Sequence[EvaluationImage]]], Iterator[list[ImagePrediction]]],
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Predict what a log does not hold yet; with several processes, each takes its share of the batches.
+
+    Args:
+        log: Where predictions go.
+        batches: Of the whole image set, the same in every process.
+        predict_batches: `predict` with all but the batches filled in.
+        progress: Called with the number of images that this process has just finished, first with those that
+            the log holds.
+    """
+    own = own_share(batches)
+    left = [batch for batch in own if not all(image.id in log.done for image in batch)]
+    progress(sum(map(len, own)) - sum(map(len, left)))
+    for predictions in predict_batches(left):
+        log.append(predictions)
+        progress(len(predictions))
+    log.finish([image.id for image in sorted((i for batch in batches for i in batch), key=lambda i: i.id)])
+
+
+def _prediction(image_id: int, found: Detections) -> ImagePrediction:
+    """Detections of one image: xyxy boxes become COCO's x, y, width, height."""
+    tensors = (found["scores"], found["labels"], found["boxes"])
+    scores, labels, boxes = (tensor.double().cpu().numpy() for tensor in tensors)
+    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return ImagePrediction(image_id, scores, labels.astype(np.int64), boxes_xywh)

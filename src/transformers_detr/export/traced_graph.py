@@ -1,0 +1,130 @@
+"""The graph that is exported: tensors in, tensors out, for every batch size, height and width.
+
+Exact padding is in the graph wherever the backbone allows it: a batch of mixed sizes then gives each image what it gets
+alone, and no runtime has to know how. Where nothing is padded it changes nothing but the time.
+
+The mask may be coarser than the image, and is enlarged to it: transformers.js gives 64 x 64 ones whatever the image.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from transformers_detr.backends.registry import INPUTS, OUTPUTS
+from transformers_detr.model.frozen_batch_norm_detr import DetrNormedConv2d
+from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
+
+SMALLEST_SIDE = 33
+"""Pixels a side of the smallest image: two cells of the last feature map, since one is taken for a constant."""
+
+_EXAMPLE_SIZE = (200, 264)
+
+
+class DetrGraph(nn.Module):
+    """A model reduced to its inputs and outputs, float32 both, whatever the model's own dtype.
+
+    Args:
+        model: For detection or segmentation. It is copied, not changed.
+        dtype: What to compute in.
+    """
+
+    def __init__(self, model: DetrPreTrainedModel, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.exact_padding = model.supports_exact_padding  # found before tracing, which cannot hold the trial
+        self.model = copy.deepcopy(model).cpu().float().eval()
+        _fold_for_good(self.model)
+        self.model.config._attn_implementation = "eager"  # the fused one is taken apart with checks for rows of NaN
+        self.model.to(dtype)
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
+        """Images `(B, 3, H, W)` and a mask of any height and width, `(B, …, …)` int64, to what `OUTPUTS` names."""
+        mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=pixel_values.shape[-2:])[:, 0]
+        outputs = self.model(
+            pixel_values=pixel_values,
+            pixel_mask=mask > 0.5,
+            exact_padding=self.exact_padding,
+            return_dict=True,
+        )
+        return tuple(outputs[name].float() for name in OUTPUTS if name in outputs)
+
+
+def output_names(model: DetrPreTrainedModel) -> list[str]:
+    """Names of what a model's graph returns."""
+    return list(OUTPUTS[:3] if hasattr(model, "mask_head") else OUTPUTS[:2])
+
+
+def dynamic_shapes(fixed_size: tuple[int, int] | None) -> dict[str, dict[int, Any]]:
+    """Which dimensions of each input are free, by their names."""
+    batch = Dim("batch", min=1)
+    shapes: dict[str, dict[int, Any]] = {name: {0: batch} for name in INPUTS}
+    if fixed_size is None:
+        shapes["pixel_values"] |= {2: Dim("height", min=SMALLEST_SIDE), 3: Dim("width", min=SMALLEST_SIDE)}
+        shapes["pixel_mask"] |= {1: Dim("mask_height", min=1), 2: Dim("mask_width", min=1)}
+    return shapes
+
+
+def trace(
+    model: DetrPreTrainedModel, dtype: torch.dtype = torch.float32, fixed_size: tuple[int, int] | None = None
+) -> ExportedProgram:
+    """Turn a model into a graph with a free batch size, and free sizes unless they are fixed.
+
+    Args:
+        model: In any mode and dtype, on any device.
+        dtype: What the graph computes in; its inputs and outputs are float32.
+        fixed_size: Height and width of images and mask; None leaves them free, from `SMALLEST_SIDE` pixels a side.
+    """
+    graph = DetrGraph(model, dtype).eval()
+    height, width = fixed_size or _EXAMPLE_SIZE
+    # A batch of one would be taken for a constant, and a mask of the image's size would be tied to it.
+    mask_size = fixed_size or (_EXAMPLE_SIZE[0] // 2, _EXAMPLE_SIZE[1] // 2)
+    example = (torch.zeros(2, 3, height, width), torch.ones(2, *mask_size, dtype=torch.int64))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter talks about itself
+        program = torch.export.export(
+            graph,
+            example,
+            dynamic_shapes=dynamic_shapes(fixed_size),
+            # What holds for every size, but is beyond the exporter to prove (poolings that round up), is asserted.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    program.graph_module.graph.eliminate_dead_code()  # what is traced but not returned cannot always be stored
+    return program
+
+
+@torch.no_grad()
+def _fold_for_good(model: nn.Module) -> None:
+    """Put each folded norm into the weights of its convolution, which no longer need to be trained.
+
+    In float32, before any conversion: half precision could not hold the variances.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, DetrNormedConv2d):
+                continue
+            norm: Any = getattr(child.parent, child.norm_name)
+            if getattr(norm, "folded", False):
+                setattr(parent, name, _plain(child, *norm.scale_and_shift()))
+
+
+def _plain(convolution: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """A convolution with a scale and a shift, `(channels,)` each, of its result."""
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        convolution.dilation,  # type: ignore[arg-type]
+        convolution.groups,
+        padding_mode=convolution.padding_mode,
+        device="meta",
+    )
+    plain.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
+    plain.bias = nn.Parameter(shift if convolution.bias is None else shift + convolution.bias * scale)
+    return plain

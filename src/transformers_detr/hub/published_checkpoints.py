@@ -1,0 +1,321 @@
+"""The published checkpoints as data: where they are, how they are built, what they score, what their ids mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ORIGINALS = "https://dl.fbaipublicfiles.com/detr"
+"""Folder of the original files; each is a dictionary with the weights under "model"."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers were published."""
+
+    name: str
+    url: str
+
+
+NO_CLASS = "N/A"
+"""Name of a class id that no class bears, where a dataset's own ids are kept, as the checkpoints keep COCO's."""
+
+PAPER = "https://arxiv.org/abs/2005.12872"
+TABLE_1 = Source("End-to-End Object Detection with Transformers, table 1", PAPER)
+TABLE_5 = Source("End-to-End Object Detection with Transformers, table 5", PAPER)
+MODEL_ZOO = Source("Model zoo of the original repository", "https://github.com/facebookresearch/detr#model-zoo")
+
+
+@dataclass(frozen=True)
+class PublishedSpeed:
+    """Cost of one image of COCO val2017, as published in `TABLE_1`.
+
+    Attributes:
+        gflops: Billions of operations.
+        images_per_second: On the authors' GPU.
+    """
+
+    gflops: int
+    images_per_second: int
+
+
+@dataclass(frozen=True)
+class PublishedScores:
+    """Scores on COCO val2017, in per cent; None where nothing was published.
+
+    Boxes of the detection checkpoints are from `TABLE_1`, those of the panoptic ones from `MODEL_ZOO`; masks and
+    panoptic quality are from `TABLE_5`.
+
+    Attributes:
+        box_ap: AP of boxes, averaged over IoU 0.50 to 0.95.
+        box_ap50: At IoU 0.50.
+        box_ap75: At IoU 0.75.
+        box_ap_small: Of objects below 32² pixels.
+        box_ap_medium: Of objects between 32² and 96² pixels.
+        box_ap_large: Of objects above 96² pixels.
+        mask_ap: AP of instance masks.
+        panoptic_quality: PQ.
+    """
+
+    box_ap: float
+    box_ap50: float | None = None
+    box_ap75: float | None = None
+    box_ap_small: float | None = None
+    box_ap_medium: float | None = None
+    box_ap_large: float | None = None
+    mask_ap: float | None = None
+    panoptic_quality: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published checkpoint. All have 100 queries and the architecture of `DetrConfig`'s defaults.
+
+    Attributes:
+        name: Its name, as on the Hub.
+        file_name: The original file; the eight hex digits in it begin the file's sha256.
+        backbone: Backbone, by its timm name.
+        dilation: Whether the last stage of the backbone is dilated (DC5).
+        segmentation: Whether it has a mask head, trained on panoptic COCO.
+        parameters: Number of weights, without the constants of the frozen batch norms.
+        published: What it scores.
+        speed: What it costs; None where nothing was published.
+    """
+
+    name: str
+    file_name: str
+    backbone: str
+    dilation: bool
+    segmentation: bool
+    parameters: int
+    published: PublishedScores
+    speed: PublishedSpeed | None = None
+
+    @property
+    def hub_id(self) -> str:
+        """Repository on the Hugging Face Hub."""
+        return f"facebook/{self.name}"
+
+    @property
+    def url(self) -> str:
+        """Address of the original file."""
+        return f"{ORIGINALS}/{self.file_name}"
+
+    @property
+    def sha256_head(self) -> str:
+        """First eight hex digits of the sha256 of the original file."""
+        return self.file_name.removesuffix(".pth").rsplit("-", 1)[-1]
+
+    @property
+    def torch_hub_entry(self) -> str:
+        """Name of the model in the original's torch.hub configuration."""
+        return self.name.replace("-resnet-", "_resnet").replace("-", "_")
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Name of each class slot; "no object" has none."""
+        return COCO_PANOPTIC_NAMES if self.segmentation else COCO_NAMES
+
+    @property
+    def thing_names(self) -> list[str]:
+        """Names of the objects it was trained on."""
+        return [name for name in COCO_NAMES.values() if name != NO_CLASS and name not in NEVER_RELEASED]
+
+    @property
+    def stuff_names(self) -> list[str]:
+        """Names of the stuff it was trained on."""
+        return list(_STUFF_NAMES.values()) if self.segmentation else []
+
+    @property
+    def box_source(self) -> Source:
+        """Where the scores of its boxes were published."""
+        return MODEL_ZOO if self.segmentation else TABLE_1
+
+    @property
+    def label_ids_to_fuse(self) -> list[int] | None:
+        """Ids of stuff, of which a picture has one segment per class; None without a mask head."""
+        return list(COCO_STUFF_IDS) if self.segmentation else None
+
+
+_CHECKPOINTS = (
+    Checkpoint(
+        "detr-resnet-50",
+        "detr-r50-e632da11.pth",
+        "resnet50",
+        dilation=False,
+        segmentation=False,
+        parameters=41_524_768,
+        published=PublishedScores(42.0, 62.4, 44.2, 20.5, 45.8, 61.1),
+        speed=PublishedSpeed(gflops=86, images_per_second=28),
+    ),
+    Checkpoint(
+        "detr-resnet-50-dc5",
+        "detr-r50-dc5-f0fb7ef5.pth",
+        "resnet50",
+        dilation=True,
+        segmentation=False,
+        parameters=41_524_768,
+        published=PublishedScores(43.3, 63.1, 45.9, 22.5, 47.3, 61.1),
+        speed=PublishedSpeed(gflops=187, images_per_second=12),
+    ),
+    Checkpoint(
+        "detr-resnet-101",
+        "detr-r101-2c7b67e5.pth",
+        "resnet101",
+        dilation=False,
+        segmentation=False,
+        parameters=60_464_672,
+        published=PublishedScores(43.5, 63.8, 46.4, 21.9, 48.0, 61.8),
+        speed=PublishedSpeed(gflops=152, images_per_second=20),
+    ),
+    Checkpoint(
+        "detr-resnet-101-dc5",
+        "detr-r101-dc5-a2e86def.pth",
+        "resnet101",
+        dilation=True,
+        segmentation=False,
+        parameters=60_464_672,
+        published=PublishedScores(44.9, 64.7, 47.7, 23.7, 49.5, 62.3),
+        speed=PublishedSpeed(gflops=253, images_per_second=10),
+    ),
+    Checkpoint(
+        "detr-resnet-50-panoptic",
+        "detr-r50-panoptic-00ce5173.pth",
+        "resnet50",
+        dilation=False,
+        segmentation=True,
+        parameters=42_899_288,
+        published=PublishedScores(38.8, mask_ap=31.1, panoptic_quality=43.4),
+    ),
+    Checkpoint(
+        "detr-resnet-50-dc5-panoptic",
+        "detr-r50-dc5-panoptic-da08f1b1.pth",
+        "resnet50",
+        dilation=True,
+        segmentation=True,
+        parameters=42_899_288,
+        published=PublishedScores(40.2, mask_ap=31.9, panoptic_quality=44.6),
+    ),
+    Checkpoint(
+        "detr-resnet-101-panoptic",
+        "detr-r101-panoptic-40021d53.pth",
+        "resnet101",
+        dilation=False,
+        segmentation=True,
+        parameters=61_839_192,
+        published=PublishedScores(40.1, mask_ap=33.0, panoptic_quality=45.1),
+    ),
+)
+
+CHECKPOINTS: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in _CHECKPOINTS}
+"""The seven published checkpoints by name."""
+
+
+# COCO's category ids are used as class ids.
+# fmt: off
+_FIRST_91_NAMES = (
+    NO_CLASS, "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "street sign", "stop sign", "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "hat", "backpack", "umbrella",
+    "shoe", "eye glasses", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball",
+    "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "plate",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
+    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "mirror", "dining table", "window", "desk", "toilet", "door", "tv", "laptop", "mouse", "remote",
+    "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "blender", "book",
+    "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
+
+_STUFF_NAMES = {
+    92: "banner",
+    93: "blanket",
+    95: "bridge",
+    100: "cardboard",
+    107: "counter",
+    109: "curtain",
+    112: "door-stuff",
+    118: "floor-wood",
+    119: "flower",
+    122: "fruit",
+    125: "gravel",
+    128: "house",
+    130: "light",
+    133: "mirror-stuff",
+    138: "net",
+    141: "pillow",
+    144: "platform",
+    145: "playingfield",
+    147: "railroad",
+    148: "river",
+    149: "road",
+    151: "roof",
+    154: "sand",
+    155: "sea",
+    156: "shelf",
+    159: "snow",
+    161: "stairs",
+    166: "tent",
+    168: "towel",
+    171: "wall-brick",
+    175: "wall-stone",
+    176: "wall-tile",
+    177: "wall-wood",
+    178: "water-other",
+    180: "window-blind",
+    181: "window-other",
+    184: "tree-merged",
+    185: "fence-merged",
+    186: "ceiling-merged",
+    187: "sky-other-merged",
+    188: "cabinet-merged",
+    189: "table-merged",
+    190: "floor-other-merged",
+    191: "pavement-merged",
+    192: "mountain-merged",
+    193: "grass-merged",
+    194: "dirt-merged",
+    195: "paper-merged",
+    196: "food-other-merged",
+    197: "building-other-merged",
+    198: "rock-merged",
+    199: "wall-other-merged",
+    200: "rug-merged",
+}
+
+COCO_NAMES: dict[int, str] = dict(enumerate(_FIRST_91_NAMES))
+"""Names of the 91 class slots of the detection checkpoints, as published."""
+
+COCO_PANOPTIC_NAMES: dict[int, str] = {
+    slot: COCO_NAMES.get(slot) or _STUFF_NAMES.get(slot, NO_CLASS) for slot in range(250)
+}
+"""Names of the 250 class slots of the panoptic checkpoints; "N/A" where COCO has no category.
+
+The published configurations say "LABEL_<id>" in place of some of these names.
+"""
+
+NEVER_RELEASED = frozenset(
+    {"street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender"}
+)
+"""Objects among `COCO_NAMES` that were collected, but occur in no published annotation."""
+
+COCO_STUFF_IDS = range(91, 250)
+"""Slots of stuff in the panoptic checkpoints: all behind those of things, as the original has it."""
+
+
+@dataclass(frozen=True)
+class KnownDetection:
+    """A detection as it was published: name, score, box (xyxy in pixels of the photograph)."""
+
+    name: str
+    score: float
+    box_xyxy_px: tuple[float, float, float, float]
+
+
+KNOWN_DETECTIONS_39769: tuple[KnownDetection, ...] = (
+    KnownDetection("remote", 0.998, (40.16, 70.81, 175.55, 117.98)),
+    KnownDetection("remote", 0.996, (333.24, 72.55, 368.33, 187.66)),
+    KnownDetection("couch", 0.995, (-0.02, 1.15, 639.73, 473.76)),
+    KnownDetection("cat", 0.999, (13.24, 52.05, 314.02, 470.93)),
+    KnownDetection("cat", 0.999, (345.4, 23.85, 640.37, 368.72)),
+)
+"""What detr-resnet-50 finds on COCO val2017 image 39769 above a score of 0.9; from its page on the Hub."""

@@ -1,0 +1,212 @@
+"""A model's folder as it will stand on the Hub: the files that travel, and those that are made for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from transformers import AutoModelForImageSegmentation, AutoModelForObjectDetection
+
+from transformers_detr.backends.registry import exported_files
+from transformers_detr.hub.card_of_trained import own_card
+from transformers_detr.hub.custom_code import add_custom_code
+from transformers_detr.hub.fingerprint import (
+    VerificationError,
+    architecture_of,
+    compare_numbers,
+    load_for_verification,
+    read_record,
+    stock_numbers,
+    verification_numbers,
+    write_record,
+)
+from transformers_detr.model.configuration_detr import DetrConfig
+
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+OTHERS = (
+    "config.json",
+    "preprocessor_config.json",
+    "verification.json",
+    "README.md",
+    "LICENSE*",
+    "*.onnx",
+    "*.onnx_data",
+    "*.onnx.data",
+    "*.pt2",
+    "openvino/*.xml",
+    "openvino/*.bin",
+    "export_report.json",
+    "export_report.md",
+    "evaluation/metrics.json",
+    "evaluation/model_index.json",
+    "evaluation/*.csv",
+)
+"""What travels beside the weights: configurations, card, exports, results of `detr evaluate` in `evaluation/`."""
+
+
+class PublishingError(Exception):
+    """A model cannot be published; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A folder that is ready to be uploaded.
+
+    Attributes:
+        folder: Holds the files that travel and nothing else; large ones are links.
+        left_out: Files of the source that do not travel.
+        notes: What whoever publishes should know.
+    """
+
+    folder: Path
+    left_out: list[str]
+    notes: list[str]
+
+
+def is_weights(path: str) -> bool:
+    """Whether a file, by its name, is one that models load weights from."""
+    return any(fnmatch(path, pattern) for pattern in SAFE_WEIGHTS + TORCH_WEIGHTS)
+
+
+def stage(source: Path, repository: str, folder: Path, card: str | None, custom_code: bool) -> Staged:
+    """Fill a folder with what will be uploaded, load it, and compare the numbers that it gives.
+
+    Args:
+        source: The model's folder; it is not changed.
+        repository: Hub id of where it goes.
+        folder: Empty folder to fill.
+        card: Card that is on the Hub already; taken if the source has none.
+        custom_code: Whether the files of `model/` go along.
+
+    Raises:
+        PublishingError: The numbers are not those that were recorded, or stock transformers gives others and no custom
+            code goes along, or the folder names custom code that would not, or has exported graphs only.
+        LoadingError: The folder cannot be loaded.
+    """
+    left_out = _link_files(source, folder)
+    graphs = [path.relative_to(folder).as_posix() for path in exported_files(folder).values()]
+    if graphs and not any(is_weights(path.name) for path in folder.iterdir()):
+        raise PublishingError(
+            f"{source}: this has {graphs[0]}, but no weights to verify the model by: copy model.safetensors of the"
+            " model that was exported into it"
+        )
+    config = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").exists() else {}
+    )
+    if custom_code:
+        add_custom_code(folder)
+    elif "auto_map" in config:
+        raise PublishingError(
+            f"{source}: config.json names custom code (auto_map), which must go along: add --with-custom-code, or take"
+            " auto_map out of config.json and preprocessor_config.json"
+        )
+    notes = _verify(source, folder, custom_code)
+    _write_card(folder, repository, card, custom_code)
+    return Staged(folder, left_out, notes)
+
+
+def _link_files(source: Path, folder: Path) -> list[str]:
+    """Put links to the files that travel into a folder, small ones as copies; return the others."""
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    safe = any(fnmatch(name, pattern) for name in names for pattern in SAFE_WEIGHTS)
+    patterns = (SAFE_WEIGHTS if safe else TORCH_WEIGHTS) + OTHERS
+    left_out = []
+    for name in names:
+        if not any(fnmatch(name, pattern) for pattern in patterns) or "/." in f"/{name}":
+            left_out.append(name)
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith((".json", ".md")):
+            shutil.copyfile(source / name, folder / name)  # may be changed here
+        else:
+            _link((source / name).resolve(), folder / name)
+    return left_out
+
+
+def _link(source: Path, path: Path) -> None:
+    try:
+        path.symlink_to(source)
+    except OSError:  # Windows without the right to make links
+        shutil.copyfile(source, path)
+
+
+def _verify(source: Path, folder: Path, custom_code: bool) -> list[str]:
+    """Compare the folder's numbers with its record, which is made if there is none, and with stock transformers."""
+    model, processor = load_for_verification(folder)
+    try:
+        numbers = verification_numbers(model, processor)
+    except VerificationError as error:
+        raise PublishingError(f"{source}: {error}") from error
+    record = read_record(folder)
+    if record is None:
+        record = numbers
+        write_record(folder, record)
+    try:
+        compare_numbers(record, numbers)
+        if custom_code:
+            compare_numbers(record, verification_numbers(_load_custom(folder), processor))
+    except VerificationError as error:
+        raise PublishingError(
+            f"{source}: the model does not give the numbers in verification.json ({error}); if it was changed on"
+            " purpose, delete that file, and a new one is made"
+        ) from error
+    problem = _stock_problem(folder, processor, record)
+    if problem and not custom_code:
+        raise PublishingError(
+            f"{source}: stock transformers does not give this model's numbers ({problem}): add --with-custom-code, so"
+            " that it can be loaded with trust_remote_code=True"
+        )
+    return [f"loads correctly only with trust_remote_code=True; stock transformers: {problem}"] if problem else []
+
+
+def _load_custom(folder: Path) -> Any:
+    segments = architecture_of(folder) == "DetrForSegmentation"
+    auto_class = AutoModelForImageSegmentation if segments else AutoModelForObjectDetection
+    return auto_class.from_pretrained(folder, trust_remote_code=True, dtype="float32").eval()
+
+
+def _stock_problem(folder: Path, processor: Any, record: Any) -> str | None:
+    try:
+        compare_numbers(record, stock_numbers(folder, processor))
+    except Exception as error:
+        # Whatever stock transformers makes of a backbone or a setting that it does not know.
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return None
+
+
+def _write_card(folder: Path, repository: str, card: str | None, custom_code: bool) -> None:
+    """Write the card: the source's, that on the Hub, or a new one; with the evaluation's numbers."""
+    path = folder / "README.md"
+    if path.exists():
+        card = path.read_text(encoding="utf-8")
+    elif card is None:
+        card = own_card(DetrConfig.from_pretrained(folder), repository, custom_code)
+    results = folder / "evaluation" / "model_index.json"
+    if results.exists():
+        card = with_results(card, json.loads(results.read_text(encoding="utf-8")), repository)
+    path.write_text(card, encoding="utf-8")
+
+
+def with_results(card: str, model_index: list[dict[str, Any]], repository: str) -> str:
+    """Put measured results into a card's metadata, in place of older ones of the same metric on the same data.
+
+    Args:
+        card: Text of the card.
+        model_index: What `detr evaluate` wrote.
+        repository: Hub id, whose name the results get if the card has none.
+    """
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    data: Any = parsed.data  # `ModelCardData`, of which the library's types know the base only
+    _, new = model_index_to_eval_results(model_index)
+    measured = {(result.unique_identifier, result.metric_type) for result in new}
+    old = [r for r in data.eval_results or [] if (r.unique_identifier, r.metric_type) not in measured]
+    data.eval_results = old + new
+    data.model_name = data.model_name or repository.rpartition("/")[2]
+    return str(parsed)

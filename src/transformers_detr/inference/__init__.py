@@ -1,0 +1,1 @@
+"""Detection and segmentation of images: predictors, results, sources, videos, tracks."""

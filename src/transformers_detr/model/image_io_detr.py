@@ -1,0 +1,292 @@
+"""Whatever holds a picture → an 8-bit RGB picture, or an error that names the item and says what is wrong.
+
+Two rules decide what the picture looks like.
+
+Orientation. Encoded pictures (paths, bytes, files, URLs) are turned upright by their EXIF tag. A PIL image or
+an array is taken as it is, so that its size stays true for the caller.
+
+Color. Every mode becomes RGB as Pillow's `convert("RGB")` does it, which drops an alpha channel and keeps
+the colors below it, as the original and the pipelines of transformers do. What Pillow cannot convert is
+handled here: 16-bit pictures are scaled to 8 bit (65535 → 255); CIE Lab goes through a color transform;
+32-bit integers and floats, whose white is not defined, are scaled by the smallest of 1 (floats only), 255 and
+65535 that holds them, else stretched from their lowest to their highest value.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+URL_SCHEMES = ("http://", "https://", "data:image/")
+FETCH_TIMEOUT_SECONDS = 30.0
+LFS_POINTER = b"version https://git-lfs.github.com/spec"
+CHANNEL_COUNTS = (1, 2, 3, 4)  # gray, gray + alpha, RGB, RGB + alpha
+
+
+class _PillowQuiet:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    `warnings.catch_warnings` alone restores the wrong filters when threads leave in another order than they
+    came.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_PILLOW_QUIET = _PillowQuiet()
+
+
+class UnknownFormat(ValueError):
+    """Encoded bytes are of no format that is read."""
+
+
+class TooManyPixels(ValueError):
+    """An encoded picture says that it has more pixels than it may; it was not decoded."""
+
+
+def load_image(
+    source: Any,
+    name: str | None = None,
+    timeout: float = FETCH_TIMEOUT_SECONDS,
+    formats: tuple[str, ...] | None = None,
+    most_pixels: int | None = None,
+) -> Image.Image:
+    """Read a picture from wherever it is.
+
+    Args:
+        source: a path, an `http(s)` or `data:image/` URL, encoded bytes, a binary file, a PIL image of any
+            mode, or an array or tensor of integers or booleans, `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+        name: what errors call the picture; by default its path or URL, else "image".
+        timeout: seconds to wait for a web server's answer.
+        formats: Pillow's names of the formats that may be read; all that it knows, if not given.
+        most_pixels: the most pixels that an encoded picture may have; Pillow's own limit, if not given.
+
+    Returns:
+        A PIL image of mode RGB with at least one pixel; a PIL image that already is one is returned itself.
+
+    Raises:
+        UnknownFormat, TooManyPixels: both are a ValueError.
+        ValueError: the picture cannot be decoded, has no pixels, or values or a shape that no picture has.
+        OSError: there is no such file, it may not be read, or the URL cannot be fetched.
+        TypeError: `source` is none of the above.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, name or "image")
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        planes = array_planes(source, name=name or "image")
+        if planes[0].dtype != np.uint8:
+            raise ValueError(
+                f"{name or 'image'}: an array of floats does not say whether white is 1 or 255; "
+                "give integers, or let the image processor take it (do_rescale says which)"
+            )
+        return Image.fromarray(np.stack(planes, axis=-1))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), name or "image", formats, most_pixels)
+    if isinstance(source, str) and source.startswith(URL_SCHEMES):
+        shown = source if len(source) <= 200 else source[:60] + "…"
+        return _decode(io.BytesIO(_fetch(source, shown, timeout)), name or shown, formats, most_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        with Path(source).open("rb") as file:
+            return _decode(file, str(source) if name is None else f"{name} ({source})", formats, most_pixels)
+    if hasattr(source, "read"):
+        return _decode(source, name or str(getattr(source, "name", "image")), formats, most_pixels)
+    raise TypeError(
+        f"{name or 'image'} must be a path, a URL, bytes, a PIL image, an array or a tensor, "
+        f"got {type(source).__name__}"
+    )
+
+
+def array_planes(
+    array: np.ndarray[Any, Any] | torch.Tensor, input_data_format: str | None = None, name: str = "image"
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Split an array or tensor into its red, green and blue plane.
+
+    Args:
+        array: `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1 (gray), 2 (gray, alpha), 3 or 4 (RGB, alpha)
+            channels; alpha is dropped. Booleans become 0 and 255, uint16 is scaled to 8 bit, other integers
+            must lie in 0…255.
+        input_data_format: "channels_first" or "channels_last"; None finds out. Where both are possible, an
+            array is taken as channels-last and a tensor as channels-first, the habit of their libraries.
+        name: what errors call the picture.
+
+    Returns:
+        Three planes `(H, W)`, all uint8 or all float32, floats unchanged; gray is the same plane three times.
+
+    Raises:
+        ValueError: no pixels, another number of axes or channels, NaN or infinity, integers outside 0…255.
+    """
+    values = _numpy(array)
+    if values.ndim not in (2, 3):
+        raise ValueError(f"{name}: expected 2 or 3 axes, got shape {values.shape}")
+    if values.size == 0:
+        raise ValueError(f"{name}: has no pixels, shape {values.shape}")
+    if values.ndim == 2:
+        values = values[None]  # (1, H, W)
+    elif channels_last(values.shape, input_data_format, isinstance(array, torch.Tensor), name):
+        values = values.transpose(2, 0, 1)  # (C, H, W)
+    values = _eight_bit_or_float(values, name)
+    if len(values) < 3:
+        return values[0], values[0], values[0]
+    return values[0], values[1], values[2]
+
+
+def channels_last(
+    shape: Sequence[int], input_data_format: str | None = None, is_tensor: bool = False, name: str = "image"
+) -> bool:
+    """Whether the last of three axes holds the channels; see `array_planes`, also for the errors."""
+    first, last = shape[0] in CHANNEL_COUNTS, shape[2] in CHANNEL_COUNTS
+    if input_data_format is not None:
+        layout = str(getattr(input_data_format, "value", input_data_format))
+        if layout not in ("channels_first", "channels_last"):
+            raise ValueError(f"input_data_format must be channels_first or channels_last, got {layout!r}")
+        first, last = first and layout == "channels_first", last and layout == "channels_last"
+    if not first and not last:
+        where = input_data_format or "the first or the last axis"
+        raise ValueError(f"{name}: expected 1 to 4 channels on {where}, got shape {tuple(shape)}")
+    return last and not (first and is_tensor)
+
+
+def _numpy(array: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:
+    if isinstance(array, np.ndarray):
+        return array
+    array = array.detach().cpu()
+    values: np.ndarray[Any, Any] = (array.float() if array.is_floating_point() else array).numpy()
+    return values
+
+
+def _eight_bit_or_float(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Color values of any type → uint8, or finite float32 left as they are."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: holds NaN or infinity")
+        return values.astype(np.float32, copy=False)
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected numbers, got an array of {values.dtype}")
+    if values.dtype.itemsize == 2 and values.dtype.kind == "u":
+        return _from_sixteen_bit(values)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 255:
+        raise ValueError(f"{name}: integers of type {values.dtype} must lie in 0…255, got {low}…{high}")
+    return values.astype(np.uint8)
+
+
+def _from_sixteen_bit(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _fetch(url: str, shown: str, timeout: float) -> bytes:
+    request = urllib.request.Request(url, headers={"User-Agent": "transformers-detr"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            content: bytes = answer.read()
+            return content
+    except (OSError, ValueError, HTTPException) as error:
+        raise ConnectionError(f"{shown}: cannot be fetched: {getattr(error, 'reason', None) or error}") from error
+
+
+def _decode(file: IO[bytes], name: str, formats: tuple[str, ...] | None, most_pixels: int | None) -> Image.Image:
+    """An encoded picture → upright RGB."""
+    head = file.read(len(LFS_POINTER))
+    file.seek(0)
+    if not head:
+        raise ValueError(f"{name}: is empty")
+    if head == LFS_POINTER:
+        raise ValueError(f"{name}: is a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`")
+    with _errors_named(name):
+        image: Image.Image = Image.open(file, formats=formats)
+        if most_pixels is not None and image.width * image.height > most_pixels:
+            raise TooManyPixels(f"{name}: has {image.width}×{image.height} pixels, more than {most_pixels}")
+        image.load()
+        with suppress(Exception):  # a damaged EXIF block raises anything; the picture itself is whole
+            image = ImageOps.exif_transpose(image)
+    return _to_rgb(image, name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError(f"{name}: has no pixels, size {image.width}×{image.height}")
+    with _errors_named(name):
+        image.load()
+        if image.mode == "RGB":
+            return image
+        if image.mode == "LAB":
+            lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            return _present(ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
+        if image.mode in ("La", "RGBa"):  # alpha already multiplied in: undo that first
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        elif image.mode.startswith("I;16"):
+            image = Image.fromarray(_from_sixteen_bit(np.asarray(image)))
+        elif image.mode in ("I", "F"):
+            image = Image.fromarray(_stretched(np.asarray(image)))
+        return image.convert("RGB")
+
+
+def _present(image: Image.Image | None) -> Image.Image:
+    if image is None:
+        raise ValueError("the color transform returned nothing")
+    return image
+
+
+def _stretched(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Integers or floats without a defined white → uint8, by the rule in the head of this file."""
+    if not np.isfinite(values).all():
+        raise ValueError("holds NaN or infinity")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535:
+        scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    elif high > 255:
+        scaled = values.astype(np.float64) * (255 / 65535)
+    elif high <= 1 and values.dtype.kind == "f":
+        scaled = values.astype(np.float64) * 255
+    else:
+        scaled = values
+    return np.rint(scaled).astype(np.uint8)
+
+
+@contextmanager
+def _errors_named(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a ValueError that names the picture; keep Pillow's warnings in."""
+    try:
+        with _PILLOW_QUIET:
+            yield
+    except TooManyPixels:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnknownFormat(f"{name}: cannot be read as a picture: unknown format") from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{name}: {error}") from error
+    except Exception as error:  # decoders raise anything on damaged files, SyntaxError and struct.error included
+        raise ValueError(f"{name}: cannot be read as a picture: {str(error) or type(error).__name__}") from error

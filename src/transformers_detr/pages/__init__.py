@@ -1,1 +1,0 @@
-"""Pages: one HTML file each, with all pictures inside, readable without a network."""

@@ -1,0 +1,22 @@
+"""The Space: the application and page of `detr serve`, on the port where Spaces listen.
+
+models.txt names the models, a line each: a name on the Hub or a folder in this one. A variable or secret of the Space
+called DETR_SERVE_TOKEN makes the service ask for that token.
+"""
+
+import os
+from pathlib import Path
+
+from transformers_detr.serving.app import create_app
+from transformers_detr.serving.limits import Limits
+from transformers_detr.serving.model_loading import model_loaders
+from transformers_detr.serving.server import LOGGING, make_server
+
+PORT = 7860
+
+if __name__ == "__main__":
+    os.chdir(Path(__file__).parent)
+    limits = Limits()
+    loaders = model_loaders(Path("models.txt").read_text(encoding="utf-8").splitlines())
+    app = create_app(loaders, limits, token=os.environ.get("DETR_SERVE_TOKEN"))
+    make_server(app, "0.0.0.0", int(os.environ.get("PORT", PORT)), limits, log_config=LOGGING).run()

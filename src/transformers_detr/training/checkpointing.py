@@ -1,0 +1,133 @@
+"""What a training writes: the plain model to use, the weights to go on with, and nothing half-written."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.training.training_aids import AssistedDetr
+
+TRAINING_WEIGHTS = "training_weights.safetensors"
+"""Weights as the optimizer has them, in a checkpoint whose `model.safetensors` is the plain model to use."""
+
+TRAINING_ONLY = re.compile(r"^extra_queries\.|num_batches_tracked$")
+
+STAGING = ".being_written"
+
+
+def save_plain(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model as a plain DETR, without what only training needs.
+
+    Args:
+        model: A model in training, perhaps with helpers, live batch norms or LoRA.
+        folder: Where `config.json` and `model.safetensors` go.
+        weights: Its weights, where they are not in the model itself because processes share them.
+    """
+    if hasattr(model, "merge_and_unload"):  # LoRA by peft
+        model, weights = copy.deepcopy(model).merge_and_unload(), None
+    weights = model.state_dict() if weights is None else weights
+    weights = {name: value for name, value in weights.items() if not TRAINING_ONLY.search(name)}
+    kind = type(model)
+    if kind is AssistedDetr:
+        model.__class__ = DetrForObjectDetection  # the name that goes into config.json
+    try:
+        model.save_pretrained(folder, state_dict={name: value.contiguous() for name, value in weights.items()})
+    finally:
+        model.__class__ = kind
+
+
+def save_weights(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    """Write the weights of modules by name, all of them, for `load_weights`."""
+    weights: dict[str, Tensor] = {}
+    for prefix, module in modules.items():
+        weights |= {f"{prefix}.{name}": value.contiguous().clone() for name, value in module.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / TRAINING_WEIGHTS)
+
+
+def load_weights(modules: Mapping[str, nn.Module], folder: Path) -> None:
+    """Read back what `save_weights` wrote for the same modules."""
+    weights = safetensors.torch.load_file(folder / TRAINING_WEIGHTS)
+    for prefix, module in modules.items():
+        own = {
+            name.removeprefix(f"{prefix}."): value for name, value in weights.items() if name.startswith(f"{prefix}.")
+        }
+        module.load_state_dict(own)
+
+
+@contextmanager
+def written_aside(
+    folder: Path, is_main: bool = True, wait_for_all: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """A folder to write into, which becomes `folder` when all is written, in one step.
+
+    A process that is killed leaves `folder` as it was, or not there; its half-written files are removed by
+    the next use.
+
+    Args:
+        folder: The folder wanted; one of this name is replaced.
+        is_main: Whether this process makes and renames the folder; of several that write, one.
+        wait_for_all: Returns when all processes have called it.
+    """
+    aside = folder.parent / STAGING / folder.name
+    if is_main:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    wait_for_all()
+    yield aside
+    wait_for_all()
+    if is_main:
+        _take_name(aside, folder)
+    wait_for_all()
+
+
+def _take_name(aside: Path, folder: Path) -> None:
+    """Flush what was written, then rename it."""
+    for path in aside.rglob("*"):
+        if path.is_file():
+            _to_disk(path)
+    if folder.exists():
+        outdated = aside.with_name(f"{folder.name}.outdated")
+        shutil.rmtree(outdated, ignore_errors=True)
+        folder.replace(outdated)
+    aside.replace(folder)
+    _to_disk(folder.parent)
+    shutil.rmtree(folder.parent / STAGING, ignore_errors=True)
+
+
+def remove_old(folder: Path, keep: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints of a run.
+
+    Args:
+        folder: The run's folder.
+        keep: Number of checkpoints to keep, the best one included; None keeps all. The newest one always stays.
+        best: The best checkpoint, which stays.
+    """
+    if not keep:
+        return
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    spared = {found[-1]} if found else set()
+    spared |= {Path(best)} if best else set()
+    others = [path for path in found if path not in spared]
+    for path in others[: max(len(found) - max(keep, len(spared)), 0)]:
+        doomed = folder / STAGING / path.name  # renamed first: a checkpoint is whole as long as it bears its name
+        doomed.parent.mkdir(exist_ok=True)
+        path.replace(doomed)
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

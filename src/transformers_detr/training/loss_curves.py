@@ -1,0 +1,78 @@
+"""Curves of a training as SVG text, drawn by matplotlib without its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from transformers_detr.evaluation.charts import RIGHT, WRONG, legend, plain, svg_text, thinned
+
+COLORS = (RIGHT, WRONG, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
+"""Okabe and Ito's palette, told apart under every common color blindness."""
+
+WINDOW = 25
+"""Curves with more values than this are drawn thin, with their running mean over about a twentieth of them."""
+
+Log = Sequence[Mapping[str, Any]]
+
+
+def curves(log: Log, names: Mapping[str, str], label: str, *, log_scale: bool = False, marker: str = "") -> str | None:
+    """Draw some of the values that a training logged over its epochs.
+
+    Args:
+        log: `TrainerState.log_history`.
+        names: Name in the log → name to show; those that were not logged are left out.
+        label: Of the vertical axis.
+        log_scale: Whether it is logarithmic.
+        marker: Matplotlib's sign for single values; the newest value is always marked.
+
+    Returns:
+        The drawing, or None if none of them was logged.
+    """
+    series = {shown: values for name, shown in names.items() if len(values := logged(log, name))}
+    if not series:
+        return None
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for color, (name, values) in zip(COLORS, series.items(), strict=False):
+        epochs, numbers = values[thinned(len(values))].T
+        smooth = _smoothed(numbers)
+        if smooth is not numbers:
+            axes.plot(epochs, numbers, color=color, alpha=0.25, linewidth=0.8)
+        axes.plot(epochs, smooth, color=color, label=name, marker=marker, markersize=4)
+        axes.plot(epochs[-1], smooth[-1], color=color, marker="o", markersize=4)
+    axes.set(xlabel="Epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if log_scale:
+        axes.set_yscale("log")
+    elif all((values[:, 1] >= 0).all() for values in series.values()):
+        axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    plain(axes)
+    if len(series) > 1:
+        legend(axes, loc="best")
+    return svg_text(figure)
+
+
+def logged(log: Log, name: str) -> NDArray[np.float64]:
+    """Epoch and value, `(N, 2)`, of each time that a finite value was logged; resumed steps only once."""
+    found = {entry["step"]: (entry["epoch"], entry[name]) for entry in log if name in entry and "epoch" in entry}
+    values = np.array([found[step] for step in sorted(found)], dtype=np.float64).reshape(-1, 2)
+    return values[np.isfinite(values).all(axis=1)]
+
+
+def _smoothed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The running mean of many values; a few stay as they are."""
+    if len(numbers) <= WINDOW:
+        return numbers
+    width = max(3, len(numbers) // 20)
+    sums = np.cumsum(np.insert(numbers, 0, 0.0))
+    ends = np.arange(1, len(numbers) + 1)
+    begins = np.maximum(ends - width, 0)
+    return np.asarray((sums[ends] - sums[begins]) / (ends - begins))

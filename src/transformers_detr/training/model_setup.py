@@ -1,0 +1,216 @@
+"""Where a training starts: a pretrained model or a recipe, made ready for a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timm.models import load_state_dict
+
+from transformers_detr.data.records import DetectionDataset
+from transformers_detr.hub.loading import holds_segmentation, load_pretrained
+from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+from transformers_detr.training.model_surgery import resize_queries, set_classes
+from transformers_detr.training.recipes import Recipe, find_recipe, read_recipe
+
+LITTLE_DATA = 5000
+"""Fewer training images than these teach a model without pretrained weights hardly anything."""
+
+IMAGES_SEEN = 30_000
+"""How many images a fine-tuning sees by default, repetitions included, within the limits of `EPOCHS`."""
+
+EPOCHS = (12, 120)
+
+SHOWN = 8
+"""Class names that a note lists."""
+
+
+@dataclass
+class StartingPoint:
+    """A model ready for a dataset.
+
+    Attributes:
+        model: The model, with the dataset's classes.
+        processor: Its image processor.
+        source: What the model was made from: a name, or fields of `DetrConfig`.
+        training: Fields of `DetrTrainingArguments` that suit model and dataset.
+        notes: What was done and what to expect, in sentences for the user.
+        warnings: What is likely to go wrong.
+    """
+
+    model: DetrForObjectDetection | DetrForSegmentation
+    processor: DetrImageProcessor
+    source: str | dict[str, Any]
+    training: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def starting_point(
+    name: str,
+    dataset: DetectionDataset,
+    size: int | None = None,
+    queries: int | None = None,
+    backbone_weights: Path | None = None,
+    masks: bool = False,
+) -> StartingPoint:
+    """Load a pretrained model, or build the model of a recipe, for a dataset.
+
+    Args:
+        name: Name on the Hub, folder, name of a recipe, or a recipe's file.
+        dataset: The dataset, with a split "train".
+        size: Shorter side of images, instead of that of the model or recipe.
+        queries: Number of queries, instead of the model's.
+        backbone_weights: File with timm's weights for the backbone of a recipe's model.
+        masks: Give a trained detector parts for masks; a segmentation model has them.
+
+    Raises:
+        LoadingError: The model cannot be loaded.
+        ValueError: The recipe is wrong, backbone weights are given for a model that has its own, or masks are to be
+            learned from a dataset without them or by a fresh model.
+        OSError: There is no such file of backbone weights.
+    """
+    path = find_recipe(name)
+    recipe = Recipe(model=name) if path is None else read_recipe(path)
+    masks = masks or bool(recipe.training.get("masks"))
+    if isinstance(recipe.model, dict):
+        if masks:
+            raise ValueError(
+                "masks are learned by a trained detector: train it first, then name its folder as the model"
+            )
+        start = _fresh(recipe.model, dataset, backbone_weights)
+    elif backbone_weights is None:
+        start = _pretrained(recipe.model, dataset, masks)
+    else:
+        raise ValueError(f"weights for the backbone are for recipes of fresh models, and {recipe.model} is pretrained")
+    start.processor = DetrImageProcessor(**start.processor.to_dict() | recipe.processor)
+    start.training |= edges_for(start.processor.size) | recipe.training
+    if size is not None:
+        start.processor.size = _scaled(start.processor.size, size)
+        start.training |= edges_for(start.processor.size)
+    most = max((sum(not item.iscrowd for item in image.objects) for image in dataset.split("train")), default=0)
+    own = start.model.config.num_queries
+    wanted = queries or max(own, most)
+    if wanted != own:
+        resize_queries(start.model, wanted)
+        reason = "as asked" if queries else f"an image holds {most} objects"
+        start.notes.append(f"Queries: {own} → {wanted} ({reason}).")
+    return start
+
+
+def fine_tuning_defaults(images: int) -> dict[str, Any]:
+    """Arguments for fine-tuning on so many images."""
+    epochs = min(max(round(IMAGES_SEEN / images), EPOCHS[0]), EPOCHS[1])
+    small = images < LITTLE_DATA
+    return {
+        "num_train_epochs": epochs,
+        "learning_rate": 5e-5 if images < 500 else 1e-4,
+        "warmup_steps": 0.03,
+        "augmentation": "small-data" if small else "paper",
+        "ema_decay": 0.999 if epochs * images >= 10_000 else 0.0,
+    }
+
+
+def edges_for(size: Mapping[str, int]) -> dict[str, Any]:
+    """Training sizes for an image processor's size: as the paper's 480 … 800 are to its 800."""
+    shortest = size.get("shortest_edge") or min(size.values())
+    longest = size.get("longest_edge") or max(size.values())
+    edges = sorted({round(shortest * share / 16) for share in range(10, 17)})
+    return {"edges": edges, "longest_edge": max(longest, shortest)}
+
+
+def _pretrained(name: str, dataset: DetectionDataset, masks: bool) -> StartingPoint:
+    has_masks = holds_segmentation(name)
+    kind: type[DetrForObjectDetection | DetrForSegmentation]
+    kind = DetrForSegmentation if has_masks else DetrForObjectDetection
+    model, processor = load_pretrained(kind, name)
+    before = model.config.num_labels
+    kept = set_classes(getattr(model, "detr", model), dataset.class_names)
+    model.config.auxiliary_loss = True
+    notes = [_about_classes(before, dataset.class_names, kept)]
+    training = fine_tuning_defaults(len(dataset.split("train")))
+    if masks or has_masks:
+        refuse_objects_without_masks(dataset)
+        training["masks"] = True
+    if masks and isinstance(model, DetrForObjectDetection):
+        same_classes = before == len(kept) == len(dataset.class_names)
+        model = with_mask_parts(model, learns_along=not same_classes)
+        rest = "stays as it is" if same_classes else "learns along, for its classes are new"
+        notes.append(f"Masks: the parts for them are new; the detector {rest}.")
+    return StartingPoint(model, processor, name, training, notes)
+
+
+def with_mask_parts(detector: DetrForObjectDetection, learns_along: bool) -> DetrForSegmentation:
+    """Put fresh parts for masks on a detector, which is shared, and which learns along or stays as it is."""
+    learning = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    model = DetrForSegmentation.from_detector(detector)
+    for parameter in learning:
+        parameter.requires_grad_(learns_along)
+    return model
+
+
+def refuse_objects_without_masks(dataset: DetectionDataset) -> None:
+    """Raise ValueError if an object that counts has no mask to learn."""
+    for image in (image for images in dataset.splits.values() for image in images):
+        for item in image.objects:
+            if item.segmentation is None and not item.iscrowd:
+                place = item.place or f"annotation {item.id}"
+                raise ValueError(f"{image.source}, image {image.id}, {place}: masks are to be learned, but it has none")
+
+
+def _about_classes(before: int, names: tuple[str, ...], kept: list[str]) -> str:
+    if before == len(names) and kept == list(names):
+        return f"Classes: the model's own {before}."
+    known = f"{_shortened(kept)} and “no object”" if kept else "“no object”"
+    return f"Classes: {before} → {len(names)} ({_shortened(names)}); the classification layer is new, but for {known}."
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])])
+
+
+def _fresh(fields: dict[str, Any], dataset: DetectionDataset, backbone_weights: Path | None) -> StartingPoint:
+    label2id = {name: label for label, name in dataset.id2label.items()}
+    config = DetrConfig(**fields, id2label=dataset.id2label, label2id=label2id)
+    model = (
+        DetrForObjectDetection(config) if backbone_weights is None else _with_backbone_weights(config, backbone_weights)
+    )
+    images = len(dataset.split("train"))
+    warnings = []
+    if images < LITTLE_DATA:
+        which = (
+            "Outside its backbone this model" if backbone_weights or config.use_pretrained_backbone else "This model"
+        )
+        warnings.append(
+            f"{which} starts without pretrained weights, and {images} images are little for that: expect "
+            "many epochs and a modest result. Fine-tuning (--model facebook/detr-resnet-50) needs far fewer."
+        )
+    return StartingPoint(model, DetrImageProcessor(), fields, {}, [], warnings)
+
+
+def _with_backbone_weights(config: DetrConfig, path: Path) -> DetrForObjectDetection:
+    """Let timm read the backbone's weights from a file; the model's configuration does not keep its place."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of backbone weights")
+    kwargs = config.backbone_kwargs or {}
+    config.use_pretrained_backbone = True
+    config.backbone_kwargs = {**kwargs, "pretrained_cfg_overlay": {"file": str(path)}}
+    model = DetrForObjectDetection(config)
+    missing = model.model.backbone.conv_encoder.model.state_dict().keys() - load_state_dict(str(path)).keys()
+    if missing:  # timm only logs it
+        raise ValueError(f"{path}: no weights for {config.backbone}: {len(missing)} lack, such as {min(missing)}")
+    model.config.use_pretrained_backbone = False
+    model.config.backbone_kwargs = kwargs or None
+    return model
+
+
+def _scaled(size: Mapping[str, int], shortest: int) -> dict[str, int]:
+    """A size with another shorter side, its limit of the longer side in proportion."""
+    before = size.get("shortest_edge") or min(size.values())
+    longest = size.get("longest_edge") or max(size.values())
+    return {"shortest_edge": shortest, "longest_edge": max(round(longest * shortest / before), shortest)}

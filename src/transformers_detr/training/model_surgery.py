@@ -1,0 +1,116 @@
+"""Changes to a model before it is fine-tuned: its classes, its number of queries, what of it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from transformers_detr.training.trainable_batch_norm import thaw_batch_norms
+
+PARTS: dict[str, str] = {
+    "backbone": "model.backbone.",
+    "projection": "model.input_projection.",
+    "encoder": "model.encoder.",
+    "decoder": "model.decoder.",
+    "queries": "model.query_position_embeddings.",
+    "classes": "class_labels_classifier.",
+    "boxes": "bbox_predictor.",
+}
+"""Parts of a model by name, as beginnings of parameter names."""
+
+
+@torch.no_grad()
+def set_classes(model: Any, class_names: Sequence[str]) -> list[str]:
+    """Give a detector a new list of classes, in place.
+
+    Where the old list has a class of the same name (in any case), its weights are kept, and so are those of
+    "no object"; the other classes start afresh.
+
+    Args:
+        model: A `DetrForObjectDetection`.
+        class_names: The new names, by class id.
+
+    Returns:
+        The names whose weights were kept.
+    """
+    config = model.config
+    old_ids = {name.casefold(): label for label, name in config.id2label.items()}
+    if [config.id2label[label] for label in sorted(config.id2label)] == list(class_names):
+        return list(class_names)
+    old = model.class_labels_classifier
+    new = nn.Linear(old.in_features, len(class_names) + 1).to(old.weight.device, old.weight.dtype)
+    kept = []
+    for label, name in [*enumerate(class_names), (len(class_names), None)]:
+        source = old.out_features - 1 if name is None else old_ids.get(name.casefold())
+        if source is None:
+            continue
+        new.weight[label] = old.weight[source]
+        new.bias[label] = old.bias[source]
+        if name is not None:
+            kept.append(name)
+    model.class_labels_classifier = new
+    config.id2label = dict(enumerate(class_names))
+    config.label2id = {name: label for label, name in enumerate(class_names)}
+    if config.label_ids_to_fuse:
+        fused = set(config.label_ids_to_fuse)
+        config.label_ids_to_fuse = [
+            label for label, name in enumerate(class_names) if old_ids.get(name.casefold()) in fused
+        ]
+    return kept
+
+
+@torch.no_grad()
+def resize_queries(model: Any, count: int) -> None:
+    """Change the number of object queries, in place.
+
+    Fewer: the first ones stay. More: all stay, and copies of them, slightly moved, are added.
+
+    Args:
+        model: A DETR model with or without heads.
+        count: Wanted number of queries.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    detector = getattr(model, "detr", model)
+    core = getattr(detector, "model", detector)
+    old = core.query_position_embeddings.weight
+    new = nn.Embedding(count, old.shape[1]).to(old.device, old.dtype)
+    source = torch.arange(count, device=old.device) % len(old)
+    moved = (torch.arange(count, device=old.device) >= len(old))[:, None]
+    new.weight.copy_(old[source] + moved * torch.randn_like(new.weight) * old.std() / 10)
+    core.query_position_embeddings = new
+    model.config.num_queries = count
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Keep parts of a model from learning.
+
+    Args:
+        model: A detector.
+        parts: Names from `PARTS`, or beginnings of parameter names such as `model.encoder.layers.0`.
+
+    Raises:
+        ValueError: A part has no parameter.
+    """
+    for part in parts:
+        beginning = PARTS.get(part, part)
+        named = [(name.removeprefix("detr."), value) for name, value in model.named_parameters()]
+        parameters = [value for name, value in named if name.startswith(beginning)]
+        if not parameters:
+            raise ValueError(f"freeze: {part!r} is no part of the model; parts are {', '.join(PARTS)}")
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def train_whole_backbone(model: Any, batch_norm: bool = False) -> None:
+    """Let the backbone's stem and first stage learn too, and its batch norms if wanted."""
+    backbone = getattr(model, "detr", model).model.backbone.conv_encoder
+    backbone.requires_grad_(True)
+    if batch_norm:
+        thaw_batch_norms(backbone)

@@ -1,0 +1,46 @@
+"""Batch norms that learn, for backbones trained from random weights; in evaluation and in files they are DETR's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from transformers_detr.model.frozen_batch_norm_detr import DetrFrozenBatchNorm2d
+
+
+class LiveBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that learns, followed by the activation that was fused with the frozen one.
+
+    Its parameters and buffers bear the names of the frozen form, which its evaluation mode equals.
+
+    Args:
+        num_features: Channels.
+        eps: Added to the variance.
+        activation: Applied after the norm, or None.
+    """
+
+    def __init__(self, num_features: int, eps: float, activation: nn.Module | None):
+        super().__init__(num_features, eps)
+        self.act = activation
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize `(B, channels, h, w)`."""
+        features: Tensor = super().forward(input)
+        return features if self.act is None else self.act(features)
+
+
+def thaw_batch_norms(module: nn.Module) -> None:
+    """Replace every frozen batch norm inside `module` by one that learns, starting from its values."""
+    for name, child in module.named_children():
+        if isinstance(child, DetrFrozenBatchNorm2d):
+            setattr(module, name, _thawed(child))
+        else:
+            thaw_batch_norms(child)
+
+
+def _thawed(frozen: DetrFrozenBatchNorm2d) -> LiveBatchNorm2d:
+    live = LiveBatchNorm2d(frozen.weight.numel(), frozen.eps, frozen.act)
+    with torch.no_grad():
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(live, name).copy_(getattr(frozen, name))
+    return live.to(frozen.weight.device)

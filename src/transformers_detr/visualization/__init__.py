@@ -1,0 +1,1 @@
+"""Drawing on images, fonts, and the HTML page that reports share."""

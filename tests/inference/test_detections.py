@@ -1,0 +1,125 @@
+"""Detections in the forms of others, held against those others."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_detr.inference.detections import Detections
+from transformers_detr.visualization.annotate import class_color
+
+
+def made(boxes=((-0.4, 1.15, 39.73, 27.9), (10.0, 5.5, 20.25, 15.75)), scores=(0.9, 0.99), labels=(2, 0)):
+    return Detections(
+        boxes_xyxy_px=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        scores=np.array(scores, dtype=np.float32),
+        labels=np.array(labels, dtype=np.int64),
+        names=[f"class {label}" for label in labels],
+        image_size=(30, 40),
+    )
+
+
+def test_dict_is_what_the_pipeline_answers():
+    """The pipeline's own code turns the same tensors into the same answer."""
+    import torch
+    from transformers import ObjectDetectionPipeline
+
+    found = made()
+    answer = [ObjectDetectionPipeline._get_bounding_box(None, box) for box in torch.from_numpy(found.boxes_xyxy_px)]
+    assert [entry["box"] for entry in found.to_dict(integer_pixels=True)] == answer
+    assert found.to_dict(integer_pixels=True)[0] == {
+        "score": pytest.approx(0.9),
+        "label": "class 2",
+        "box": {"xmin": 0, "ymin": 1, "xmax": 39, "ymax": 27},
+    }
+
+
+def test_dict_keeps_fractions_and_is_plain_json():
+    entries = json.loads(json.dumps(made().to_dict()))
+    assert list(entries[0]) == ["score", "label", "box"]
+    assert entries[1]["box"] == {"xmin": 10.0, "ymin": 5.5, "xmax": 20.25, "ymax": 15.75}
+
+
+def test_coco_results_are_read_by_pycocotools(tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    entries = made().to_coco(image_id=139)
+    assert entries[1] == {
+        "image_id": 139,
+        "category_id": 0,
+        "bbox": [10.0, 5.5, 10.25, 10.25],
+        "score": pytest.approx(0.99),
+    }
+    truth = coco.COCO()
+    truth.dataset = {"images": [{"id": 139}], "annotations": [], "categories": []}
+    truth.createIndex()
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(entries))
+    read = truth.loadRes(str(path))
+    assert read.anns[1]["area"] == pytest.approx(40.13 * 26.75, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_supervision_draws_the_same_boxes():
+    pytest.importorskip("supervision")
+    found = made()
+    theirs = found.to_supervision()
+    assert len(theirs) == 2
+    np.testing.assert_allclose(theirs.box_area, [40.13 * 26.75, 10.25**2], rtol=1e-5)
+    assert theirs.data["class_name"].tolist() == found.names
+    assert theirs.confidence.tolist() == found.scores.tolist()
+    assert len(made([], [], []).to_supervision()) == 0
+
+
+def test_without_supervision_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+    with pytest.raises(ImportError, match=r"transformers-detr\[supervision\]"):
+        made().to_supervision()
+
+
+def test_pandas_gives_a_row_per_object():
+    table = made().to_pandas()
+    assert list(table.columns) == ["label", "category_id", "score", "xmin", "ymin", "xmax", "ymax"]
+    rows = [{**entry["box"], "label": entry["label"], "score": entry["score"]} for entry in made().to_dict()]
+    found = table.drop(columns="category_id").to_dict("records")
+    assert found == [pytest.approx(row) for row in rows]
+    assert table.groupby("label")["score"].max().to_dict() == pytest.approx({"class 0": 0.99, "class 2": 0.9})
+    assert len(made([], [], []).to_pandas()) == 0
+
+
+def test_without_pandas_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"transformers-detr\[pandas\]"):
+        made().to_pandas()
+
+
+def test_fiftyone_has_relative_boxes():
+    """Left, top, width and height over those of a picture of 40 × 30."""
+    entries = json.loads(json.dumps(made().to_fiftyone()))
+    assert entries[1] == {
+        "label": "class 0",
+        "bounding_box": pytest.approx([10 / 40, 5.5 / 30, 10.25 / 40, 10.25 / 30]),
+        "confidence": pytest.approx(0.99),
+    }
+    assert list(entries[0]) == ["label", "bounding_box", "confidence"]
+
+
+def test_nothing_found():
+    nothing = made([], [], [])
+    assert len(nothing) == 0
+    assert nothing.to_dict() == nothing.to_dict(integer_pixels=True) == nothing.to_coco(1) == []
+    ground = Image.new("RGB", (40, 30))
+    assert nothing.draw(ground).tobytes() == ground.tobytes()
+
+
+def test_the_highest_score_is_drawn_on_top():
+    found = made(boxes=[[5, 20, 35, 28]] * 2)
+    drawn = np.asarray(found.draw(Image.new("RGB", (40, 30))))
+    assert tuple(drawn[28, 20]) == class_color(0)
+
+
+def test_drawing_needs_a_picture_of_the_right_size():
+    with pytest.raises(ValueError, match="keep_images=True"):
+        made().draw()
+    with pytest.raises(ValueError, match=r"\(30, 40\) .* got \(40, 30\); is it upright"):
+        made().draw(Image.new("RGB", (30, 40)))
