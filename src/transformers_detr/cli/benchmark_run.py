@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import Backend, Precision, exported_files
-from transformers_detr.cli.evaluation_run import load_model
 from transformers_detr.data.synthetic import make_scene
 from transformers_detr.export.export_folder import export_model
 from transformers_detr.export.interleaved_timing import time_interleaved
 from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Condition, Difference, Yardstick, difference
+from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.inference.sources import gather_sources
 from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -89,7 +90,8 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    model, processor = load_model(model_name, revision, torch.float32)
+    disable_progress_bar()  # of reading weights
+    model, processor = load_by_architecture(model_name, revision=revision, dtype=torch.float32)
     images = [make_scene(0, 1, SCENE_SIZE).image]
     if pictures:
         images = [load_image(source.location) for source in gather_sources(pictures, recursive=False)]

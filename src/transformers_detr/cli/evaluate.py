@@ -23,7 +23,7 @@ from transformers_detr.atomic_io import atomic_file
 from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
 
 if TYPE_CHECKING:
-    from transformers_detr.cli.evaluation_run import ChosenImages
+    from transformers_detr.evaluation.evaluation_data import EvaluationData
     from transformers_detr.evaluation.scoring import Evaluation
 
 
@@ -125,6 +125,7 @@ def evaluate(
             from transformers_detr.cli import evaluation_run as run
             from transformers_detr.evaluation.average_precision import MEANINGS
             from transformers_detr.evaluation.distributed import own_share
+            from transformers_detr.evaluation.evaluation_data import class_names, select_data
             from transformers_detr.evaluation.evaluation_report import can_draw_charts
             from transformers_detr.evaluation.padding_check import padding_differences
             from transformers_detr.evaluation.predictions import to_coco_results
@@ -143,7 +144,7 @@ def evaluate(
                 inference = run.Inference(str(model), revision, dtype, device, size, batch_size, padding, **exported)
                 with console.status(f"Loading {escape(inference.model)}"):
                     detector, processor = inference.load()
-                chosen = run.choose_images(data, split, limit, run.class_names(detector))
+                chosen = select_data(data, split, limit, class_names(detector))
                 batches = inference.batches(detector, chosen)
                 with _progress("Predicting", sum(map(len, own_share(batches))), console) as progress:
                     found, settings = inference.predict(detector, processor, chosen, folder, resume, progress)
@@ -244,7 +245,7 @@ def _write(
     folder: Path,
     evaluation: Evaluation,
     settings: dict[str, Any],
-    chosen: ChosenImages,
+    chosen: EvaluationData,
     threshold: float | None,
     data_name: str | None,
     data_revision: str | None,

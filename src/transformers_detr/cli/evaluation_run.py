@@ -18,86 +18,21 @@ from transformers.utils.logging import disable_progress_bar
 from transformers_detr import __version__
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import Backend, Precision
-from transformers_detr.data.findings import Finding, Reporter, UnknownSplitError, raise_finding
-from transformers_detr.data.load import open_dataset
-from transformers_detr.data.records import DetectionDataset, ImageRecord
-from transformers_detr.evaluation.coco_types import CocoDataset
+from transformers_detr.data.findings import Finding, raise_finding
 from transformers_detr.evaluation.distributed import leave_processes, process_number
+from transformers_detr.evaluation.evaluation_data import EvaluationData, select_data
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality
 from transformers_detr.evaluation.predict import EvaluationImage, detections, plan_batches, predict, predict_to_log
 from transformers_detr.evaluation.prediction_writer import PredictionLog, read_settings
 from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions
 from transformers_detr.evaluation.segmentation_predictions import read_panoptic_truth, score_panoptic, segmentations
-from transformers_detr.hub.loading import holds_segmentation, load_pretrained
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
-from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 from transformers_detr.model.resize_detr import SizeDict
 
 PANOPTIC_FOLDER = "panoptic"
 """Folder beside the predictions file for the pictures of segment ids."""
-
-
-@dataclass(frozen=True)
-class ChosenImages:
-    """The images to evaluate on, their classes numbered as the predictions are."""
-
-    dataset: DetectionDataset
-    split: str
-
-    @property
-    def images(self) -> tuple[ImageRecord, ...]:
-        """The images, in the dataset's order."""
-        return self.dataset.split(self.split)
-
-    @property
-    def ground_truth(self) -> CocoDataset:
-        """Images, objects and classes in COCO's layout."""
-        truth: CocoDataset = self.dataset.to_coco(self.split)  # type: ignore[assignment]
-        return truth
-
-    @property
-    def label_of(self) -> dict[str, int]:
-        """Class name → class id."""
-        return {name: label for label, name in self.dataset.id2label.items() if name != NO_CLASS}
-
-
-def choose_images(
-    data: str,
-    split: str | None,
-    limit: int | None,
-    class_names: Sequence[str] | None = None,
-    keep_category_ids: bool = False,
-    report: Reporter = raise_finding,
-) -> ChosenImages:
-    """Open a dataset and choose the images of a split.
-
-    Args:
-        data: Folder, file or Hub name.
-        split: Its part; None takes "val", or the only one.
-        limit: Only the first so many images.
-        class_names: Number the classes as in this list.
-        keep_category_ids: Number the classes by COCO's category ids, if the dataset has any.
-        report: What to do with a fault of the dataset.
-
-    Raises:
-        DatasetError: The dataset cannot be read, or has other classes than `class_names`.
-    """
-    name = split or "val"
-    try:
-        dataset = open_dataset(data, name, report=report)
-    except UnknownSplitError as error:
-        if split is not None or len(error.splits) != 1:
-            raise
-        (name,) = error.splits
-        dataset = open_dataset(data, name, report=report)
-    if keep_category_ids and dataset.format == "coco":
-        dataset = open_dataset(data, name, report=report, keep_category_ids=True)
-    if class_names is not None:
-        dataset = dataset.with_classes(class_names)
-    return ChosenImages(replace(dataset, splits={name: dataset.split(name)[:limit]}), name)
 
 
 @dataclass(frozen=True)
@@ -144,7 +79,8 @@ class Inference:
         return open_exported(self.model, backend, self.precision, device=self.device or "cpu", revision=self.revision)
 
     def _open(self) -> tuple[Any, DetrImageProcessor]:
-        model, processor = load_model(self.model, self.revision, self.dtype)
+        disable_progress_bar()  # of reading weights
+        model, processor = load_by_architecture(self.model, revision=self.revision, dtype=self.dtype)
         device = self.device or _default_device()
         try:
             return model.to(device), processor
@@ -155,7 +91,7 @@ class Inference:
         self,
         model: Any,
         processor: DetrImageProcessor,
-        chosen: ChosenImages,
+        chosen: EvaluationData,
         folder: Path,
         resume: bool,
         progress: Callable[[int], None],
@@ -195,37 +131,15 @@ class Inference:
         predict_to_log(log, self.batches(model, chosen), predict_batches, progress)
         return list(read_predictions(log.path)), settings
 
-    def batches(self, model: Any, chosen: ChosenImages) -> list[list[EvaluationImage]]:
+    def batches(self, model: Any, chosen: EvaluationData) -> list[list[EvaluationImage]]:
         """Batches of similar shape; of equal size where the backbone does not allow exact padding."""
         equal_sizes = self.padding == "exact" and not model.supports_exact_padding
         return plan_batches(chosen.images, self.batch_size, equal_sizes)
 
 
-def load_model(
-    name: str, revision: str | None, dtype: str | torch.dtype | None
-) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
-    """Load a model, for detection or segmentation as its configuration says, and its image processor.
-
-    Args:
-        name: Name on the Hub, or a folder.
-        revision: Branch, tag or commit on the Hub.
-        dtype: What it computes in; None: as its weights are stored.
-    """
-    disable_progress_bar()  # for reading weights, which takes a moment
-    segments = holds_segmentation(name, revision)
-    model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    return load_pretrained(model_class, name, revision=revision, **options)
-
-
-def class_names(model: Any) -> list[str]:
-    """Names of the model's classes, by class id."""
-    return [model.config.id2label[label] for label in range(model.config.num_labels)]
-
-
 def read_run(
     file: Path, data: str, split: str | None, limit: int | None
-) -> tuple[ChosenImages, list[ImagePrediction], dict[str, Any]]:
+) -> tuple[EvaluationData, list[ImagePrediction], dict[str, Any]]:
     """Read a predictions file and the ground truth of its images, which need not be there themselves.
 
     COCO results bear COCO's category ids; the predictions of a run bear the class ids of its model, whose names
@@ -235,7 +149,8 @@ def read_run(
         The images, the predictions of those images, and the settings of the run.
     """
     settings = read_settings(file)
-    chosen = choose_images(data, split, limit, settings.get("class_names"), not settings, _forgive_missing_images)
+    names = settings.get("class_names")
+    chosen = select_data(data, split, limit, names, keep_category_ids=not settings, report=_forgive_missing_images)
     ids = {image.id for image in chosen.images}
     found = list(read_predictions(file))
     found = [prediction for prediction in found if limit is None or prediction.image_id in ids]
@@ -244,7 +159,7 @@ def read_run(
 
 
 def measure_panoptic(
-    chosen: ChosenImages, predictions: Sequence[ImagePrediction], folder: Path, file: Path | None
+    chosen: EvaluationData, predictions: Sequence[ImagePrediction], folder: Path, file: Path | None
 ) -> tuple[PanopticQuality | None, str | None]:
     """Panoptic quality, where segments were predicted and the true ones are at hand.
 

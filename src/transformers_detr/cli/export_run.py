@@ -12,19 +12,21 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr import __version__
 from transformers_detr.atomic_io import atomic_folder
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import Backend, Precision, exported_files
-from transformers_detr.cli.evaluation_run import ChosenImages, choose_images, class_names, load_model
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
+from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data
 from transformers_detr.evaluation.predict import plan_batches, predict
 from transformers_detr.export.export_folder import export_model, with_fixed_size
 from transformers_detr.export.export_report import REPORT_TABLE, Compared, summary_rows, write_report
 from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Yardstick, conditions, difference
+from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.inference.sources import gather_sources
 from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -68,7 +70,8 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         ValueError: A picture or dataset cannot be used, or the request does not go together.
     """
     with atomic_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
-        model, processor = load_model(request.model, request.revision, torch.float32)
+        disable_progress_bar()  # of reading weights
+        model, processor = load_by_architecture(request.model, revision=request.revision, dtype=torch.float32)
         labeled = _labeled(request, model, Path(aside))
         pictures = _pictures(request, labeled)
         feeds = partial(_feeds, request, processor) if request.calibration else None
@@ -89,17 +92,17 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
     return compared, torch_ap
 
 
-def _labeled(request: Request, model: DetrPreTrainedModel, aside: Path) -> ChosenImages | None:
+def _labeled(request: Request, model: DetrPreTrainedModel, aside: Path) -> EvaluationData | None:
     """The pictures to score on: the user's, or generated scenes for a model that knows their classes."""
     names = class_names(model)
     if request.data is not None:
-        return choose_images(request.data, request.split, request.limit, names)
+        return select_data(request.data, request.split, request.limit, names)
     if not set(CLASS_NAMES) <= set(names):
         return None
-    return choose_images(str(write_scenes(aside / "scenes", SCENES_TO_SCORE, SCENE_SERIES)), "train", None, names)
+    return select_data(str(write_scenes(aside / "scenes", SCENES_TO_SCORE, SCENE_SERIES)), "train", None, names)
 
 
-def _pictures(request: Request, labeled: ChosenImages | None) -> list[Image.Image]:
+def _pictures(request: Request, labeled: EvaluationData | None) -> list[Image.Image]:
     if request.images:
         sources = gather_sources(request.images, recursive=False)
         return [load_image(source.location) for source in sources[:MOST_PICTURES]]
@@ -118,7 +121,7 @@ def _feeds(request: Request, processor: DetrImageProcessor) -> Iterator[Feed]:
         yield {name: inputs[name].numpy() for name in ("pixel_values", "pixel_mask")}
 
 
-def _average_precision(model: Any, processor: DetrImageProcessor, labeled: ChosenImages | None) -> float | None:
+def _average_precision(model: Any, processor: DetrImageProcessor, labeled: EvaluationData | None) -> float | None:
     if labeled is None:
         return None
     batches = plan_batches(labeled.images, batch_size=4, equal_sizes=not model.supports_exact_padding)
@@ -126,7 +129,7 @@ def _average_precision(model: Any, processor: DetrImageProcessor, labeled: Chose
     return float(score_detections(labeled.ground_truth, found).summary["AP"])
 
 
-def _about(request: Request, pictures: Sequence[Image.Image], labeled: ChosenImages | None) -> dict[str, Any]:
+def _about(request: Request, pictures: Sequence[Image.Image], labeled: EvaluationData | None) -> dict[str, Any]:
     """What the report says about the comparison."""
     shapes = {f"{picture.height}×{picture.width}" for picture in pictures}
     return {

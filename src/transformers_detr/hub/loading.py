@@ -10,6 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -26,6 +27,9 @@ from transformers import PreTrainedModel
 from transformers_detr.hub.bundled_model import bundled_folder
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
+from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -126,6 +130,28 @@ def load_pretrained(
     _check_complete(name, model_class, info["missing_keys"])
     _check_class_ids(name, model.config.id2label)
     return model, processor
+
+
+def load_by_architecture(
+    name_or_folder: str | Path, *, revision: str | None = None, dtype: str | torch.dtype | None = None
+) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+    """Load a model for detection or segmentation, as its configuration says, and its image processor.
+
+    Args:
+        name_or_folder: Hub id, folder, or the name of the bundled model.
+        revision: Branch, tag or commit on the Hub.
+        dtype: Type to compute in, such as "bfloat16"; None keeps the type of the stored weights.
+
+    Returns:
+        The model, in evaluation mode, and the processor.
+
+    Raises:
+        LoadingError: See `load_pretrained`.
+    """
+    segments = holds_segmentation(name_or_folder, revision)
+    model_class: type[DetrPreTrainedModel] = DetrForSegmentation if segments else DetrForObjectDetection
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    return load_pretrained(model_class, name_or_folder, revision=revision, **options)
 
 
 def holds_segmentation(name_or_folder: str | Path, revision: str | None = None) -> bool:

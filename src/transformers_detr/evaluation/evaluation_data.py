@@ -1,0 +1,109 @@
+"""Labeled images to evaluate on, with classes numbered as the model numbers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers_detr.data.findings import DatasetError, Reporter, UnknownSplitError, raise_finding
+from transformers_detr.data.load import open_dataset
+from transformers_detr.data.records import DetectionDataset, ImageRecord
+from transformers_detr.evaluation.coco_types import CocoDataset
+from transformers_detr.hub.published_checkpoints import NO_CLASS
+
+DEFAULT_SPLIT = "val"
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """One split of a dataset.
+
+    Attributes:
+        dataset: The dataset, with this split alone.
+        split: Name of the split.
+    """
+
+    dataset: DetectionDataset
+    split: str
+
+    @property
+    def images(self) -> tuple[ImageRecord, ...]:
+        """The images, in the dataset's order."""
+        return tuple(self.dataset.split(self.split))
+
+    @property
+    def ground_truth(self) -> CocoDataset:
+        """Images, objects and classes in COCO's layout; category ids are class ids."""
+        truth: CocoDataset = self.dataset.to_coco(self.split)  # type: ignore[assignment]
+        return truth
+
+    @property
+    def label_of(self) -> dict[str, int]:
+        """Class name → class id."""
+        return {name: label for label, name in self.dataset.id2label.items() if name != NO_CLASS}
+
+
+def select_data(
+    data: str | Path | DetectionDataset,
+    split: str | None = None,
+    limit: int | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    keep_category_ids: bool = False,
+    report: Reporter = raise_finding,
+) -> EvaluationData:
+    """Select the images of a split, opening the dataset if needed.
+
+    Args:
+        data: Folder, file, Hub name, or a loaded dataset.
+        split: Name of the split; None selects "val", or the only split.
+        limit: Keep only the first `limit` images.
+        class_names: Number the classes as in this list.
+        keep_category_ids: Number the classes by COCO's category ids, where `data` is the path of a COCO dataset.
+        report: Called with each fault found in the dataset; see `open_dataset`.
+
+    Raises:
+        DatasetError: The dataset cannot be read, lacks the split, or has a class that `class_names` lacks.
+    """
+    if isinstance(data, DetectionDataset):
+        dataset, name = data, split or _default_split(data.splits)
+    else:
+        dataset, name = _open(data, split, keep_category_ids, report)
+    dataset = replace(dataset, splits={name: tuple(dataset.split(name))[:limit]})
+    if class_names is not None:
+        dataset = dataset.with_classes(class_names)
+    return EvaluationData(dataset, name)
+
+
+def class_names(model: Any) -> list[str]:
+    """Names of the model's classes, by class id."""
+    return [model.config.id2label[label] for label in range(model.config.num_labels)]
+
+
+def _open(
+    data: str | Path, split: str | None, keep_category_ids: bool, report: Reporter
+) -> tuple[DetectionDataset, str]:
+    name = split or DEFAULT_SPLIT
+    try:
+        dataset = open_dataset(data, name, report=report)
+    except UnknownSplitError as error:
+        if split is not None:
+            raise
+        name = _default_split(error.splits, error)
+        dataset = open_dataset(data, name, report=report)
+    if keep_category_ids and dataset.format == "coco":
+        dataset = open_dataset(data, name, report=report, keep_category_ids=True)
+    return dataset, name
+
+
+def _default_split(splits: Any, error: DatasetError | None = None) -> str:
+    """Return "val", or the only split."""
+    names = tuple(splits)
+    if DEFAULT_SPLIT in names or len(names) != 1:
+        if error is not None:
+            raise error
+        return DEFAULT_SPLIT
+    (only,) = names
+    return str(only)
