@@ -19,6 +19,7 @@ _HOMES = {
     "DetrImageProcessor": "model.image_processing_detr",
     "DetrModel": "model.modeling_detr",
     "Segmenter": "inference.detector",
+    "explain": "explanation.explanation",
     "use_for_auto": "hub.auto_classes",
 }
 
@@ -30,10 +31,12 @@ __all__ = [
     "DetrImageProcessor",
     "DetrModel",
     "Segmenter",
+    "explain",
     "use_for_auto",
 ]
 
 if TYPE_CHECKING:
+    from transformers_detr.explanation.explanation import explain
     from transformers_detr.hub.auto_classes import use_for_auto
     from transformers_detr.inference.detector import Detector, Segmenter
     from transformers_detr.model.configuration_detr import DetrConfig

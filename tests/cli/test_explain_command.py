@@ -30,7 +30,7 @@ def width(path):
         return picture.width
 
 
-def test_a_sheet_for_each_picture(folder, tmp_path):
+def test_a_figure_for_each_image(folder, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     result = run(folder, broken, folder / "photos", "--output", tmp_path / "sheets", "--point", "0.5,0.25")
@@ -40,14 +40,14 @@ def test_a_sheet_for_each_picture(folder, tmp_path):
     assert width(tmp_path / "sheets" / "one-explained.png") == 1640
 
 
-def test_one_picture_to_a_file(folder, tmp_path):
+def test_one_image_to_a_file(folder, tmp_path):
     result = run(folder, folder / "photos" / "one.jpg", "-o", tmp_path / "sheet.jpg")
     assert result.exit_code == 0, result.output
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.jpg"]
     assert result.stdout.strip() == str(tmp_path / "sheet.jpg")
 
 
-def test_queries_over_a_data_set(folder, tmp_path):
+def test_queries_over_a_dataset(folder, tmp_path):
     write_scenes(tmp_path / "scenes", 3, 0)
     result = run(folder, "--queries", tmp_path / "scenes", "--limit", 2, "-o", tmp_path)
     assert result.exit_code == 0, result.output
@@ -63,8 +63,8 @@ def test_queries_over_a_folder_without_annotations(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either pictures or --queries"),
-        (["photos", "--queries", "x"], "give either pictures or --queries"),
+        ([], "give either images or --queries"),
+        (["photos", "--queries", "x"], "give either images or --queries"),
         (["nosuch.jpg"], "nosuch.jpg: there is no such file or folder"),
         (["photos", "--point", "1"], "--point 1: must be X,Y"),
         (["photos", "--point", "1,2"], "--point 1,2: must lie between 0 and 1"),

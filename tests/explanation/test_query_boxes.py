@@ -1,4 +1,4 @@
-"""Boxes of every query over many pictures, and their chart."""
+"""Boxes of every query over many images, and their chart."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from transformers_detr.explanation.query_boxes import draw_queries, query_boxes
 from transformers_detr.explanation.query_figure import KINDS
 
 
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     sizes = [(80, 120), (120, 80), (64, 64)]
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
@@ -18,21 +18,21 @@ def pictures():
 
 def test_boxes_are_those_of_all_queries():
     detector, calls = tiny_detector(), []
-    boxes = query_boxes(detector, iter(pictures()), batch_size=2, progress=lambda: calls.append(1))
+    boxes = query_boxes(detector, iter(images()), batch_size=2, progress=lambda: calls.append(1))
     assert boxes.shape == (3, 12, 4)
     assert len(calls) == 3
-    for picture, mine in zip(pictures(), boxes, strict=True):
-        found = detector(picture, threshold=0)
-        centers = (found.boxes_xyxy_px[:, :2] + found.boxes_xyxy_px[:, 2:]) / 2 / picture.size
+    for image, mine in zip(images(), boxes, strict=True):
+        found = detector(image, threshold=0)
+        centers = (found.boxes_xyxy_px[:, :2] + found.boxes_xyxy_px[:, 2:]) / 2 / image.size
         np.testing.assert_allclose(mine[:, :2], centers, atol=1e-5)
 
 
 def test_segmenters_have_queries_too():
-    assert query_boxes(sure_segmenter(), pictures()[:1]).shape == (1, 20, 4)
+    assert query_boxes(sure_segmenter(), images()[:1]).shape == (1, 20, 4)
 
 
-def test_no_pictures():
-    with pytest.raises(ValueError, match="at least one picture"):
+def test_no_images():
+    with pytest.raises(ValueError, match="at least one image"):
         query_boxes(tiny_detector(), [])
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from serving.conftest import png, running
-from transformers_detr.explanation.attention import picture_attention
+from transformers_detr.explanation.attention import image_attention
 from transformers_detr.serving.limits import Limits
 from transformers_detr.visualization.annotate import class_color
 
@@ -74,15 +74,15 @@ def test_photographs_are_turned_upright(service, detector):
 def test_attention_is_that_of_each_query(service, detector, segmenter, pictures, name):
     answer = service.ask(f"/models/{name}/attention?threshold=0.3", png(pictures[0])).json
     predictor = detector if name == "tiny" else segmenter
-    seen = picture_attention(predictor.model, predictor.prepare(pictures[0]).pixel_values[None])
-    assert seen.decoder.shape[1:] == (answer["height"], answer["width"])
+    seen = image_attention(predictor.model, predictor.prepare(pictures[0]).pixel_values[None])
+    assert seen.decoder_attention.shape[1:] == (answer["height"], answer["width"])
     scores = seen.logits.softmax(-1)[:, :-1].max(-1).values
     kept = (scores > 0.3).nonzero().flatten().tolist()
     assert 0 < len(answer["queries"]) == len(kept)
     for entry, query in zip(answer["queries"], kept, strict=True):
         assert entry["score"] == pytest.approx(float(scores[query]), abs=1e-5)
         cells = np.frombuffer(base64.b64decode(entry["attention"]), dtype=np.uint8)
-        expected = seen.decoder[query].flatten().numpy()
+        expected = seen.decoder_attention[query].flatten().numpy()
         assert np.abs(cells / 255 - expected / expected.max()).max() < 0.003
 
 

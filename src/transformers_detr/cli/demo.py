@@ -54,7 +54,7 @@ def demo(
     with atomic_folder(output) as folder:
         picture.image.save(folder / "scene.png")
         detections.draw().save(folder / "detections.png")
-        explanation.draw(f"scene.png · {NAME}").save(folder / "attention.png")
+        explanation.save(folder / "attention.png", f"scene.png · {NAME}")
         answer = json.dumps(detections.to_dict(), indent=2) + "\n"
         (folder / "detections.json").write_text(answer, encoding="utf-8")
 

@@ -1,1 +1,1 @@
-"""Pictures of what DETR does: where its decoder and encoder look, and where each query finds its objects."""
+"""Explanations of predictions: attention arrays, figures, and the boxes of each query over a dataset."""

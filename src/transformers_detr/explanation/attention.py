@@ -1,4 +1,4 @@
-"""Where DETR looks: attention maps of one picture, as arrays over the cells of its last feature map."""
+"""Attention maps of one image, as arrays over the cells of the last feature map."""
 
 from __future__ import annotations
 
@@ -17,78 +17,77 @@ Detr = DetrForObjectDetection | DetrForSegmentation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PictureAttention:
-    """What each query found in one picture, and where it looked. Tensors are float32, on the CPU.
+class ImageAttention:
+    """Predictions and attention of all queries for one image. Tensors are float32 on the CPU.
 
     Attributes:
-        logits: `(Q, C + 1)`, as the model gives them, "no object" last.
-        pred_boxes: `(Q, 4)`, (cx, cy, w, h) relative to the picture.
-        decoder: `(Q, h, w)`: each query's attention over the cells of the picture, the mean over the heads; a
-            query's sum is 1.
+        logits: `(Q, C + 1)`, as the model returns them, "no object" last.
+        pred_boxes: `(Q, 4)`, (cx, cy, w, h) relative to the image.
+        decoder_attention: `(Q, h, w)`, cross-attention of each query, the mean over the heads. Each map sums to 1.
     """
 
     logits: Tensor
     pred_boxes: Tensor
-    decoder: Tensor
+    decoder_attention: Tensor
     _transformer: DetrModel = field(repr=False)
     _encoded: EncodedImages = field(repr=False)
 
     @torch.inference_mode()
-    def from_points(self, points_xy: Sequence[tuple[float, float]], layer: int = -1) -> Tensor:
-        """Return the encoder's self-attention from chosen points; see `encoder_attention`."""
-        return _from_points(self._transformer, self._encoded, points_xy, layer)
+    def encoder_attention(self, points_xy: Sequence[tuple[float, float]], layer: int = -1) -> Tensor:
+        """Return the encoder's self-attention of chosen points; see the function `encoder_attention`."""
+        return _encoder_attention(self._transformer, self._encoded, points_xy, layer)
 
 
 def decoder_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> Tensor:
-    """Return the decoder's attention over one picture.
+    """Return the decoder's cross-attention for one image.
 
     Args:
-        model: Of either kind, with any attention implementation, on any device, in any dtype.
-        pixel_values: One normalized picture without padding, `(1, 3, H, W)`.
+        model: Detection or segmentation model; any attention implementation, device and dtype.
+        pixel_values: One normalized image without padding, `(1, 3, H, W)`.
         layer: Decoder layer; -1 is the last one.
 
     Returns:
         `(Q, h, w)` float32 on the CPU, the mean over the heads; each query's map sums to 1.
 
     Raises:
-        ValueError: It is not one picture, or there is no such layer.
+        ValueError: `pixel_values` is not one image, or the layer does not exist.
     """
-    return picture_attention(model, pixel_values, layer=layer).decoder
+    return image_attention(model, pixel_values, layer=layer).decoder_attention
 
 
 @torch.inference_mode()
 def encoder_attention(
     model: Detr, pixel_values: Tensor, points_xy: Sequence[tuple[float, float]], layer: int = -1
 ) -> Tensor:
-    """Return the encoder's self-attention from chosen points of one picture.
+    """Return the encoder's self-attention of chosen points of one image.
 
     Args:
         model: As for `decoder_attention`.
-        pixel_values: One normalized picture without padding, `(1, 3, H, W)`.
-        points_xy: P points (x, y) relative to the picture, 0 to 1; each stands for the cell that it is in.
+        pixel_values: One normalized image without padding, `(1, 3, H, W)`.
+        points_xy: P points (x, y) relative to the image, 0 to 1; each selects the cell that contains it.
         layer: Encoder layer; -1 is the last one.
 
     Returns:
         `(P, h, w)` float32 on the CPU, the mean over the heads; each point's map sums to 1.
 
     Raises:
-        ValueError: It is not one picture, a point lies outside, or there is no such layer.
+        ValueError: `pixel_values` is not one image, a point lies outside, or the layer does not exist.
     """
     transformer = _detector(model).model
-    return _from_points(transformer, _encode(transformer, pixel_values), points_xy, layer)
+    return _encoder_attention(transformer, _encode(transformer, pixel_values), points_xy, layer)
 
 
 @torch.inference_mode()
-def picture_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> PictureAttention:
-    """Look at one picture once, for predictions and attention; see the two functions above.
+def image_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> ImageAttention:
+    """Run the model once on one image for predictions and attention; see the two functions above.
 
     Args:
-        model: As for `decoder_attention`; used as it is, so put it into evaluation mode.
-        pixel_values: One normalized picture without padding, `(1, 3, H, W)`.
+        model: As for `decoder_attention`. Its mode is not changed: call `model.eval()` first.
+        pixel_values: One normalized image without padding, `(1, 3, H, W)`.
         layer: Decoder layer; -1 is the last one.
 
     Raises:
-        ValueError: It is not one picture, or there is no such layer.
+        ValueError: `pixel_values` is not one image, or the layer does not exist.
     """
     detector = _detector(model)
     transformer = detector.model
@@ -97,10 +96,10 @@ def picture_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> Pic
     decoded = transformer.decode(encoded, output_attentions=True)
     logits, boxes = detector.predict(decoded.last_hidden_state)
     maps = decoded.cross_attentions or ()
-    return PictureAttention(
+    return ImageAttention(
         logits=logits[0].float().cpu(),
         pred_boxes=boxes[0].float().cpu(),
-        decoder=_over_cells(maps[layer], encoded),
+        decoder_attention=_over_cells(maps[layer], encoded),
         _transformer=transformer,
         _encoded=encoded,
     )
@@ -108,14 +107,14 @@ def picture_attention(model: Detr, pixel_values: Tensor, layer: int = -1) -> Pic
 
 def _encode(transformer: DetrModel, pixel_values: Tensor) -> EncodedImages:
     if pixel_values.dim() != 4 or len(pixel_values) != 1:
-        raise ValueError(f"pixel_values must be one picture, (1, 3, H, W), got {tuple(pixel_values.shape)}")
+        raise ValueError(f"pixel_values must be one image, (1, 3, H, W), got {tuple(pixel_values.shape)}")
     return transformer.encode(pixel_values.to(transformer.device), output_hidden_states=True)
 
 
-def _from_points(
+def _encoder_attention(
     transformer: DetrModel, encoded: EncodedImages, points_xy: Sequence[tuple[float, float]], layer: int
 ) -> Tensor:
-    """The maps `(P, h, w)` of the points.
+    """Return the maps `(P, h, w)` of the points.
 
     Only the points' own rows are computed. All rows of all layers would take gigabytes for a dilated backbone.
     """
@@ -134,15 +133,15 @@ def _from_points(
 
 
 def _over_cells(maps: Tensor, encoded: EncodedImages) -> Tensor:
-    """Maps `(1, heads, T, S)` as `(T, h, w)`."""
+    """Average maps `(1, heads, T, S)` over the heads and reshape them to `(T, h, w)`."""
     shape = encoded.pyramid[-1].features.shape[-2:]
     return maps[0].float().mean(0).unflatten(-1, shape).cpu()
 
 
 def _cell(x: float, y: float, h: int, w: int) -> int:
-    """The number of the cell that a point is in."""
+    """Return the index of the cell that contains a point."""
     if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise ValueError(f"points_xy must lie in the picture, between 0 and 1, got ({x:g}, {y:g})")
+        raise ValueError(f"points_xy must lie in the image, between 0 and 1, got ({x:g}, {y:g})")
     return min(int(y * h), h - 1) * w + min(int(x * w), w - 1)
 
 

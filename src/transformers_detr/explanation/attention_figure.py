@@ -1,4 +1,4 @@
-"""One sheet that shows a picture's objects and the attention behind them."""
+"""Figure of the detections in an image and the attention of their queries."""
 
 from __future__ import annotations
 
@@ -19,55 +19,61 @@ GAP = 20
 COLUMNS = 4
 INK, SOFT = (28, 31, 35), (92, 101, 112)
 LARGE, HEADING, SMALL = 34, 23, 18
-"""Sizes of letters, in pixels."""
+"""Font sizes in pixels."""
 
 FLATTEST, TALLEST = 0.4, 1.4
-"""Height over width of a panel; a picture that is longer is shown smaller."""
+"""Height over width of a panel; a longer image is scaled down."""
 
 BOX_LINE = 4
 DISC = 15
 """Radius of the marks of points, in pixels."""
 
-# From no attention to the most: dark violet, red, orange, light yellow, ever lighter, so that gray prints tell too.
+# From no attention to the most: dark violet, red, orange, light yellow. Brightness increases, so gray prints work too.
 _HEAT = np.array([(13, 8, 60), (120, 28, 109), (207, 68, 70), (251, 155, 6), (252, 255, 164)], dtype=np.float64)
 _VEIL = 0.35
 _GRAY = 0.7
 
 
-def explanation_sheet(
-    found: Detections,
+def draw_explanation(
+    detections: Detections,
     queries: np.ndarray[Any, Any],
-    decoder: np.ndarray[Any, Any],
+    decoder_attention: np.ndarray[Any, Any],
     points_xy: Sequence[tuple[float, float]],
-    encoder: np.ndarray[Any, Any],
+    encoder_attention: np.ndarray[Any, Any],
     title: str,
     summary: str,
 ) -> Image.Image:
-    """Draw the sheet.
+    """Draw the figure.
 
     Args:
-        found: N objects with their picture.
-        queries: `(N,)`: the query that found each.
-        decoder: `(N, h, w)`: where each looked.
-        points_xy: P points, relative to the picture.
-        encoder: `(P, h, w)`: what each point attends to.
+        detections: N objects with their image.
+        queries: `(N,)`, the query of each object.
+        decoder_attention: `(N, h, w)`, cross-attention of each query.
+        points_xy: P points (x, y), relative to the image.
+        encoder_attention: `(P, h, w)`, self-attention of each point.
         title: First line.
         summary: Second line.
 
     Returns:
-        An RGB picture, 1640 pixels wide.
+        An RGB image, 1640 pixels wide.
     """
-    if found.image is None:
-        raise ValueError("found must carry its picture")
+    if detections.image is None:
+        raise ValueError("detections must have an image (keep_images=True)")
     inner = WIDTH - 2 * MARGIN
     cell = (inner - (COLUMNS - 1) * GAP) // COLUMNS
     half = 2 * cell + GAP
-    picture, aspect = found.image, found.image.height / found.image.width
-    left = _stack([_line("Found", HEADING, half), _found(picture, found, points_xy, _fit(aspect, half))])
-    panels = [_point_panel(picture, points_xy, n, encoder[n], _fit(aspect, cell)) for n in range(len(points_xy))]
-    right = _stack([_line("Encoder: what the marked points attend to", HEADING, half), _grid(panels, 2, cell)])
-    heading = "Decoder: where the query of each object looked"
-    panels = [_query_panel(picture, found, n, queries[n], decoder[n], cell) for n in range(len(found))]
+    image, aspect = detections.image, detections.image.height / detections.image.width
+    left = _stack(
+        [_line("Detections", HEADING, half), _draw_detections(image, detections, points_xy, _fit(aspect, half))]
+    )
+    panels = [
+        _point_panel(image, points_xy, n, encoder_attention[n], _fit(aspect, cell)) for n in range(len(points_xy))
+    ]
+    right = _stack([_line("Encoder self-attention of the marked points", HEADING, half), _grid(panels, 2, cell)])
+    heading = "Decoder cross-attention of each object's query"
+    panels = [
+        _query_panel(image, detections, n, queries[n], decoder_attention[n], cell) for n in range(len(detections))
+    ]
     parts = [
         _line(title, LARGE, inner),
         _line(summary, SMALL, inner, SOFT),
@@ -79,18 +85,18 @@ def explanation_sheet(
     return ImageOps.expand(_stack(parts, GAP + 4), MARGIN, "white")
 
 
-def heat_picture(picture: Image.Image, attention: np.ndarray[Any, Any], size: tuple[int, int]) -> Image.Image:
-    """Lay attention over a picture, which loses its colors; the cell with the most attention is the brightest.
+def overlay_attention(image: Image.Image, attention: np.ndarray[Any, Any], size: tuple[int, int]) -> Image.Image:
+    """Overlay attention on the gray image; the cell with the most attention is the brightest.
 
     Args:
-        picture: RGB.
+        image: RGB.
         attention: `(h, w)`, not negative.
         size: (width, height) of the result.
     """
     strongest = float(attention.max())
     cells = Image.fromarray((attention / strongest if strongest > 0 else attention).astype(np.float32))
     heat = np.asarray(cells.resize(size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]  # (height, width, 1)
-    gray = np.asarray(_resized(picture, size).convert("L").convert("RGB"), dtype=np.float64) * _GRAY
+    gray = np.asarray(_resized(image, size).convert("L").convert("RGB"), dtype=np.float64) * _GRAY
     veil = _VEIL + (0.85 - _VEIL) * heat
     return Image.fromarray(((1 - veil) * gray + veil * _colors(heat[..., 0])).astype(np.uint8))
 
@@ -101,16 +107,16 @@ def _colors(heat: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.stack([np.interp(heat, steps, channel) for channel in _HEAT.T], axis=-1)
 
 
-def _found(
-    picture: Image.Image, found: Detections, points_xy: Sequence[tuple[float, float]], size: tuple[int, int]
+def _draw_detections(
+    image: Image.Image, detections: Detections, points_xy: Sequence[tuple[float, float]], size: tuple[int, int]
 ) -> Image.Image:
-    factors = np.tile(np.divide(size, picture.size), 2)
-    captions = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
+    factors = np.tile(np.divide(size, image.size), 2)
+    captions = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)]
     drawn = draw_boxes(
-        _resized(picture, size),
-        found.boxes_xyxy_px * factors,
+        _resized(image, size),
+        detections.boxes_xyxy_px * factors,
         captions,
-        found.labels.tolist(),
+        detections.labels.tolist(),
         keep_free=[_disc(point, size) for point in points_xy],
     )
     for number, point in enumerate(points_xy):
@@ -119,37 +125,39 @@ def _found(
 
 
 def _point_panel(
-    picture: Image.Image,
+    image: Image.Image,
     points_xy: Sequence[tuple[float, float]],
     number: int,
     attention: np.ndarray[Any, Any],
     size: tuple[int, int],
 ) -> Image.Image:
-    panel = heat_picture(picture, attention, size)
+    panel = overlay_attention(image, attention, size)
     _mark(panel, points_xy[number], str(number + 1))
     return panel
 
 
 def _query_panel(
-    picture: Image.Image,
-    found: Detections,
+    image: Image.Image,
+    detections: Detections,
     index: int,
     query: int,
     attention: np.ndarray[Any, Any],
     width: int,
 ) -> Image.Image:
-    size = _fit(picture.height / picture.width, width)
-    factors = np.tile(np.divide(size, picture.size), 2)
-    panel = heat_picture(picture, attention, size)
-    panel = draw_boxes(panel, found.boxes_xyxy_px[[index]] * factors, [""], [int(found.labels[index])], BOX_LINE)
-    caption = f"{found.names[index]} {found.scores[index]:.2f} · query {query}"
+    size = _fit(image.height / image.width, width)
+    factors = np.tile(np.divide(size, image.size), 2)
+    panel = overlay_attention(image, attention, size)
+    panel = draw_boxes(
+        panel, detections.boxes_xyxy_px[[index]] * factors, [""], [int(detections.labels[index])], BOX_LINE
+    )
+    caption = f"{detections.names[index]} {detections.scores[index]:.2f} · query {query}"
     return _stack([panel, _line(caption, SMALL, width)], gap=6)
 
 
-def _mark(picture: Image.Image, point_xy: tuple[float, float], text: str) -> None:
+def _mark(image: Image.Image, point_xy: tuple[float, float], text: str) -> None:
     """Put a numbered disc on a point."""
-    left, top, right, bottom = disc = _disc(point_xy, picture.size)
-    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = disc = _disc(point_xy, image.size)
+    draw = ImageDraw.Draw(image)
     draw.ellipse(disc, fill="white", outline="black", width=2)
     line = line_of(text, SMALL)
     x, y = (left + right - line.right + line.left) / 2, (top + bottom - line.bottom + line.top) / 2
@@ -157,7 +165,7 @@ def _mark(picture: Image.Image, point_xy: tuple[float, float], text: str) -> Non
 
 
 def _disc(point_xy: tuple[float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the disc on a point, wholly inside a picture of `size` (width, height)."""
+    """Left, top, right and bottom of the disc on a point, wholly inside an image of `size` (width, height)."""
     x, y = (
         min(max(round(share * side), DISC + 1), side - DISC - 2) for share, side in zip(point_xy, size, strict=True)
     )
@@ -165,9 +173,9 @@ def _disc(point_xy: tuple[float, float], size: tuple[int, int]) -> tuple[int, in
 
 
 def _legend(width: int) -> Image.Image:
-    """The colors, and what they mean."""
+    """Draw the color scale with its meaning."""
     line = line_of("no attention", SMALL)
-    most = line_of("most; each map has a scale of its own, and is the mean over the heads", SMALL)
+    most = line_of("most; each map is the mean over the heads, scaled to its maximum", SMALL)
     height = math.ceil(line.bottom - line.top) + 4
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
@@ -180,43 +188,43 @@ def _legend(width: int) -> Image.Image:
 
 
 def _line(text: str, size: int, width: int, ink: tuple[int, int, int] = INK) -> Image.Image:
-    """A line of text as a picture as wide as it needs."""
+    """A line of text as an image as wide as it needs."""
     line = line_of(text, size, width)
-    picture = Image.new("RGB", (width, max(1, math.ceil(line.bottom - line.top))), "white")
-    line.write(ImageDraw.Draw(picture), 0, 0, ink)
-    return picture
+    image = Image.new("RGB", (width, max(1, math.ceil(line.bottom - line.top))), "white")
+    line.write(ImageDraw.Draw(image), 0, 0, ink)
+    return image
 
 
-def _stack(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
+def _stack(images: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     """Pictures one below the other."""
-    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
-    stack = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
+    stack = Image.new("RGB", (max(image.width for image in images), height), "white")
     top = 0
-    for picture in pictures:
-        stack.paste(picture, (0, top))
-        top += picture.height + gap
+    for image in images:
+        stack.paste(image, (0, top))
+        top += image.height + gap
     return stack
 
 
-def _grid(pictures: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
-    """Pictures in rows, in cells of a width."""
+def _grid(images: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
+    """Arrange images in rows of cells of one width."""
     rows = []
-    for first in range(0, len(pictures), columns):
-        row = pictures[first : first + columns]
-        strip = Image.new("RGB", (columns * (width + GAP) - GAP, max(picture.height for picture in row)), "white")
-        for column, picture in enumerate(row):
-            strip.paste(picture, (column * (width + GAP), 0))
+    for first in range(0, len(images), columns):
+        row = images[first : first + columns]
+        strip = Image.new("RGB", (columns * (width + GAP) - GAP, max(image.height for image in row)), "white")
+        for column, image in enumerate(row):
+            strip.paste(image, (column * (width + GAP), 0))
         rows.append(strip)
     return _stack(rows)
 
 
 def _fit(aspect: float, width: int) -> tuple[int, int]:
-    """Width and height of a picture, by its height over width, in a panel of a width."""
+    """Return the (width, height) at which an image of an aspect (height / width) fits a panel of a width."""
     height = width * min(max(aspect, FLATTEST), TALLEST)
     if aspect > TALLEST:
         return max(1, round(height / aspect)), round(height)
     return width, max(1, round(width * aspect))
 
 
-def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image.resize(size, Image.Resampling.LANCZOS)

@@ -1,20 +1,24 @@
-"""Where each query finds its objects, over many pictures."""
+"""Boxes that each query predicts over many images, and their chart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from transformers_detr.data.findings import DatasetError
+from transformers_detr.data.load import open_dataset
 from transformers_detr.inference.detector import Detector, Segmenter
 from transformers_detr.inference.predictor import DEFAULT_BATCH_SIZE, ImageSource, Predictor, Prepared
+from transformers_detr.inference.sources import gather_sources
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 
 
 class _BoxReader(Predictor[np.ndarray[Any, Any]]):
-    """Gives every query's box, `(Q, 4)` as (cx, cy, w, h) relative to the picture."""
+    """Predictor that returns the box of every query, `(Q, 4)`, cxcywh relative to the image."""
 
     model_class = DetrForObjectDetection
     default_model = Detector.default_model
@@ -28,50 +32,71 @@ class _BoxReader(Predictor[np.ndarray[Any, Any]]):
 
 def query_boxes(
     predictor: Detector | Segmenter,
-    images: Iterable[ImageSource],
+    images: Iterable[ImageSource | Callable[[], bytes]],
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     progress: Callable[[], None] = lambda: None,
 ) -> np.ndarray[Any, Any]:
-    """Collect the boxes that every query predicts, those for "no object" too, as the paper does.
+    """Collect the boxes that every query predicts, also those classified as "no object", as the paper does.
 
     Args:
-        predictor: With the model.
-        images: The pictures.
-        batch_size: At most so many go through the model at once.
-        progress: Called after each picture.
+        predictor: Detector or segmenter to examine.
+        images: Images as the predictor takes them, or functions that return their encoded bytes.
+        batch_size: Largest number of images per batch.
+        progress: Called after each image.
 
     Returns:
-        `(N, Q, 4)` float32: of N pictures, (cx, cy, w, h) relative to the picture.
+        `(N, Q, 4)` float32, cxcywh relative to the image.
 
     Raises:
-        ValueError: There are no pictures, or one cannot be read.
+        ValueError: There are no images, or one cannot be read.
         OSError: A file or URL cannot be read.
     """
     model: Any = predictor.model
     reader = _BoxReader(getattr(model, "detr", model), predictor.image_processor)
     boxes = []
-    for picture_boxes in reader.stream(images, batch_size=batch_size):
-        boxes.append(picture_boxes)
+    opened = (image() if callable(image) else image for image in images)
+    for image_boxes in reader.stream(opened, batch_size=batch_size):
+        boxes.append(image_boxes)
         progress()
     if not boxes:
-        raise ValueError("images must hold at least one picture")
+        raise ValueError("images must hold at least one image")
     return np.stack(boxes)
 
 
-def draw_queries(boxes_cxcywh: np.ndarray[Any, Any], title: str = "", columns: int = 10) -> Image.Image:
-    """Draw the middles of the boxes of each query, one square of the picture's width and height for each.
-
-    Small boxes are green, wide ones vermilion, tall ones blue (small: less than a twentieth of the picture). The
-    queries' squares come in their order, row by row.
+def dataset_images(name: str, limit: int | None = None) -> list[ImageSource | Callable[[], bytes]]:
+    """List the images of a dataset or of a folder, for `query_boxes`.
 
     Args:
-        boxes_cxcywh: `(N, Q, 4)`, relative to the picture, as `query_boxes` returns them.
+        name: Dataset, of which the validation split is taken if there is one; or a folder of images, with subfolders.
+        limit: Return the first ones only.
+
+    Raises:
+        DatasetError: `name` is neither a dataset nor a folder.
+        FileNotFoundError: The folder holds no images.
+    """
+    try:
+        dataset = open_dataset(name, report=lambda *finding: None)
+    except DatasetError:
+        if not Path(name).is_dir():
+            raise
+        return [source.location for source in gather_sources([name], recursive=True)][:limit]
+    records = dataset.splits.get("val") or next(iter(dataset.splits.values()))
+    return [record.read_bytes or record.path for record in records[:limit]]
+
+
+def draw_queries(boxes_cxcywh: np.ndarray[Any, Any], title: str = "", columns: int = 10) -> Image.Image:
+    """Draw the box centers of each query, one unit square per query.
+
+    Small boxes (below 5 % of the image) are green, wide ones vermilion, tall ones blue. Rows hold the queries in order.
+
+    Args:
+        boxes_cxcywh: `(N, Q, 4)`, relative to the image, as `query_boxes` returns them.
         title: First line.
         columns: Squares in a row.
 
     Returns:
-        An RGB picture.
+        An RGB image.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""The paper's picture of the queries, drawn by matplotlib without its global state."""
+"""Chart of the queries' boxes as in the paper, drawn by matplotlib without its global state."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 SMALL = 0.05
-"""Part of the picture's area below which a box counts as small."""
+"""Part of the image's area below which a box counts as small."""
 
 KINDS = {"small": "#009E73", "wide": "#D55E00", "tall": "#0072B2"}
-"""Okabe and Ito's colors, told apart under every common color blindness."""
+"""Colors of Okabe and Ito, distinguishable under common color blindness."""
 
 GAP = 0.12
-MOST_POINTS = 2000
-"""Points of a query that are drawn; more would only cover each other."""
+MAX_POINTS = 2000
+"""Largest number of points drawn per query; more would only cover each other."""
 
 SQUARE_INCHES = 1.1
 DPI = 160
@@ -29,7 +29,7 @@ DPI = 160
 
 def query_chart(boxes_cxcywh: np.ndarray[Any, Any], title: str, columns: int) -> Image.Image:
     """Draw it; see `draw_queries`."""
-    pictures, queries = boxes_cxcywh.shape[:2]
+    images, queries = boxes_cxcywh.shape[:2]
     columns = min(columns, queries)
     rows = math.ceil(queries / columns)
     place = np.arange(queries)
@@ -39,20 +39,20 @@ def query_chart(boxes_cxcywh: np.ndarray[Any, Any], title: str, columns: int) ->
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_aspect("equal")
-    axes.set(xlim=(-0.02, width + 0.02), ylim=(height + 0.02, -2 * GAP))  # y grows downwards, as in pictures
+    axes.set(xlim=(-0.02, width + 0.02), ylim=(height + 0.02, -2 * GAP))  # y grows downwards, as in images
     squares = [Rectangle((left, top), 1, 1) for left, top in corners.tolist()]
     axes.add_collection(PatchCollection(squares, facecolor="#f4f6f8", edgecolor="#c9ced4", linewidth=0.6))
     for query, (left, top) in enumerate(corners.tolist()):
         axes.text(left, top - 0.03, str(query), fontsize=7, color="#5c6570", va="bottom")
 
-    shown = boxes_cxcywh[np.unique(np.linspace(0, pictures - 1, min(pictures, MOST_POINTS)).astype(int))]
+    shown = boxes_cxcywh[np.unique(np.linspace(0, images - 1, min(images, MAX_POINTS)).astype(int))]
     points = (shown[..., :2].clip(0, 1) + corners).reshape(-1, 2)
     colors = np.array(list(KINDS.values()))[_kinds(shown).reshape(-1)]
     size, alpha = np.clip(1500 / len(shown), 0.6, 12), float(np.clip(200 / len(shown), 0.15, 0.8))
     axes.scatter(points[:, 0], points[:, 1], c=colors, s=size, alpha=alpha, linewidths=0, rasterized=True)
 
-    noun = "picture" if pictures == 1 else "pictures"
-    figure.suptitle(f"{title}\n" * bool(title) + f"Middles of the boxes of {queries} queries in {pictures:,} {noun}")
+    noun = "image" if images == 1 else "images"
+    figure.suptitle(f"{title}\n" * bool(title) + f"Box centers of {queries} queries in {images:,} {noun}")
     handles = [
         Line2D([], [], marker="o", linestyle="", color=color, label=f"{kind} box") for kind, color in KINDS.items()
     ]
@@ -63,6 +63,6 @@ def query_chart(boxes_cxcywh: np.ndarray[Any, Any], title: str, columns: int) ->
 
 
 def _kinds(boxes_cxcywh: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Which of `KINDS` each box `(…, 4)` is, by its place there."""
+    """Return the index in `KINDS` of each box `(…, 4)`."""
     width, height = boxes_cxcywh[..., 2], boxes_cxcywh[..., 3]
     return np.where(width * height < SMALL, 0, np.where(width >= height, 1, 2))

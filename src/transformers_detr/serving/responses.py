@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transformers_detr.explanation.attention import PictureAttention
+from transformers_detr.explanation.attention import ImageAttention
 from transformers_detr.inference.detections import Detections
 from transformers_detr.inference.segments import Segments
 from transformers_detr.model.postprocessing_detr import post_process_object_detection
@@ -62,7 +62,7 @@ def segments_answer(found: Segments, details: bool) -> list[dict[str, Any]]:
 
 
 def attention_answer(
-    seen: PictureAttention, image_size: tuple[int, int], names: dict[int, str], threshold: float
+    seen: ImageAttention, image_size: tuple[int, int], names: dict[int, str], threshold: float
 ) -> dict[str, Any]:
     """Return where the queries looked that found something.
 
@@ -85,14 +85,14 @@ def attention_answer(
         names=[names[label] for label in found["labels"].tolist()],
         image_size=image_size,
     )
-    height, width = seen.decoder.shape[1:]
+    height, width = seen.decoder_attention.shape[1:]
     entries = detections_answer(detections, details=False)
     return {
         "width": width,
         "height": height,
         "queries": [
             {**entry, "attention": _gray(attention)}
-            for entry, attention in zip(entries, seen.decoder.numpy(), strict=True)
+            for entry, attention in zip(entries, seen.decoder_attention.numpy(), strict=True)
             if entry["score"] > threshold
         ],
     }

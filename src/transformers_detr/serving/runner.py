@@ -10,7 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 from torch import nn
 
-from transformers_detr.explanation.attention import picture_attention
+from transformers_detr.explanation.attention import image_attention
 from transformers_detr.inference.detector import THRESHOLDS, Detector, Segmenter
 from transformers_detr.inference.predictor import Predictor, Prepared
 from transformers_detr.serving.errors import Refusal
@@ -89,7 +89,7 @@ class ServedModel:
         """Run a group through the model; the results are `answer`'s to read."""
         batch, first = [work.prepared for work in works], works[0]
         if first.kind == "attend":
-            return [picture_attention(self._model, item.pixel_values[None]) for item in batch]
+            return [image_attention(self._model, item.pixel_values[None]) for item in batch]
         predictor = self._predictor
         if isinstance(predictor, Segmenter):
             predictor = Segmenter(self._model, predictor.image_processor, first.subtask)  # type: ignore[arg-type]
