@@ -16,7 +16,7 @@ from report import Disagreement
 
 import transformers_detr
 from transformers_detr.backends.registry import Backend
-from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_folder import write_export_folder
 
 LOGITS, BOXES = 1e-3, 1e-4  # what counts as the same answer
 MIXED_SIZES = [(640, 480), (480, 640), (640, 427), (500, 375), (612, 612), (640, 360), (426, 640), (640, 480)]
@@ -50,7 +50,7 @@ class Models:
         folder = Path(self.folder, "exported")
         folder.mkdir()
         formats: tuple[Backend, ...] = ("onnx", "openvino") if find_spec("openvino") else ("onnx",)
-        export_model(folder, self.ours, self.our_processor, formats)
+        write_export_folder(folder, self.ours, self.our_processor, formats)
         return folder
 
     def train_alike(self) -> None:

@@ -26,7 +26,8 @@ FLOORS = [
     "modeling",
     "modeling_segmentation",
     # What several parts need
-    "atomic_io prefetch explanation.attention hub.bundled_model hub.published_checkpoints visualization",
+    "atomic_io backends.registry prefetch"
+    " explanation.attention hub.bundled_model hub.published_checkpoints visualization",
     "hub.loading",
     "backends",
     "inference",
@@ -46,7 +47,7 @@ IMAGE_SIDE = {
     "postprocessing_segmentation",
     "processor_arguments",
 }
-KNOWS_NOTHING_OF_OURS = {"hub.bundled_model", "hub.published_checkpoints", "prefetch", "atomic_io"}
+KNOWS_NOTHING_OF_OURS = {"backends.registry", "hub.bundled_model", "hub.published_checkpoints", "prefetch", "atomic_io"}
 
 VAGUE = {"util", "utils", "misc", "helpers", "common", "tools"}
 HEAVY = {"torch", "transformers", "timm", "scipy", "huggingface_hub", "numpy", "PIL"}

@@ -14,7 +14,7 @@ from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.cli import app
 from transformers_detr.cli.benchmark_run import Result, advice
 from transformers_detr.evaluation.predictions import read_predictions
-from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.export.parity import Difference
 
 
@@ -143,7 +143,7 @@ def test_benchmark_names_the_very_graph_it_advises():
 def test_masks_are_those_of_pytorch(pictures, tmp_path):
     segmenter = sure_segmenter()
     (tmp_path / "exported").mkdir()
-    export_model(tmp_path / "exported", segmenter.model, segmenter.image_processor)
+    write_export_folder(tmp_path / "exported", segmenter.model, segmenter.image_processor)
     exported, _ = open_exported(tmp_path / "exported", "onnx", architecture="DetrForSegmentation")
     pixel_values, pixel_mask = padded_batch([(97, 131), (64, 128)])
     found = exported(pixel_values, pixel_mask)

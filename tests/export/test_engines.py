@@ -11,7 +11,7 @@ import torch
 from tiny_detr import padded_batch
 from typer.testing import CliRunner
 
-from transformers_detr.backends.engines import DeviceError
+from transformers_detr.backends.exported_model import DeviceError
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.cli import app
 

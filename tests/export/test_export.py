@@ -17,7 +17,7 @@ from transformers_detr import Detector, Segmenter
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import exported_files, model_file
 from transformers_detr.cli import app
-from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.export.export_report import Compared
 from transformers_detr.export.parity import Yardstick, conditions, difference
 from transformers_detr.hub.loading import LoadingError
@@ -174,7 +174,7 @@ def test_a_broken_tolerance_ends_the_command_with_1(exported, monkeypatch, tmp_p
     from transformers_detr.cli import export_run
 
     monkeypatch.setattr("transformers_detr.export.parity.BOX_TOLERANCE_PX", 0.0)
-    monkeypatch.setattr(export_run, "export_model", lambda folder, *_: _copy(exported, folder))
+    monkeypatch.setattr(export_run, "write_export_folder", lambda folder, *_, **__: _copy(exported, folder))
     model, pictures = saved
     arguments = [
         "export",
@@ -197,7 +197,7 @@ def _copy(source, folder):
 
 @pytest.mark.slow
 def test_a_fixed_size_pads_and_refuses(tmp_path, detector, pictures):
-    export_model(tmp_path, detector.model, detector.image_processor, fixed_size=(96, 128))
+    write_export_folder(tmp_path, detector.model, detector.image_processor, fixed_size=(96, 128))
     fixed = Detector.from_pretrained(tmp_path, backend="onnx")
     found = fixed(pictures, threshold=0)
     expected = Detector(detector.model, fixed.image_processor)(pictures, threshold=0)
@@ -238,7 +238,7 @@ def test_a_damaged_graph_is_named(file, reason, exported, tmp_path):
     [
         (["--fixed-size", "800"], "must be HEIGHTxWIDTH"),
         (["--calibration", "x"], "--calibration goes with --int8"),
-        (["--format", "torch", "--fp16"], "a torch program is float32"),
+        (["--format", "torch", "--fp16"], "format torch has no fp16"),
         (["--images", "nowhere.png"], "nowhere.png: there is no such file"),
     ],
 )

@@ -10,7 +10,7 @@ from tiny_detector import tiny_detector
 from tiny_detr import NATIVE_BACKBONE
 
 from transformers_detr.data.synthetic import make_scene
-from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_folder import write_export_folder
 
 NAME = "an-org/detr-exported"
 
@@ -20,7 +20,7 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
     folder.mkdir()
     detector = tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE)
-    export_model(folder, detector.model, detector.image_processor, ("onnx", "openvino"))
+    write_export_folder(folder, detector.model, detector.image_processor, ("onnx", "openvino"))
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
 

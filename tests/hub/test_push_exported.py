@@ -7,7 +7,7 @@ from local_hub.steps import detect, load, push
 from tiny_detector import tiny_detector
 from tiny_detr import NATIVE_BACKBONE
 
-from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.hub.fingerprint import RECORD
 
 NAME = "an-org/detr-exported"
@@ -18,7 +18,7 @@ def folder(tmp_path):
     folder = tmp_path / "exported"
     folder.mkdir()
     detector = tiny_detector(backbone=None, backbone_config=NATIVE_BACKBONE)
-    export_model(folder, detector.model, detector.image_processor, ("onnx", "torch"))
+    write_export_folder(folder, detector.model, detector.image_processor, ("onnx", "torch"))
     (folder / "export_report.json").write_text(json.dumps({"compared": []}))
     detector.model.save_pretrained(tmp_path / "weights")
     return folder

@@ -1,4 +1,4 @@
-"""An exported model that is called as a PyTorch one: what runs it is somebody else's engine."""
+"""Exported model with the interface of the PyTorch model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from transformers_detr.backends.registry import INPUTS
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.modeling_segmentation_detr import DetrSegmentationOutput
 from transformers_detr.model.outputs_detr import DetrObjectDetectionOutput
+
+
+class DeviceError(ValueError):
+    """A backend cannot use the requested device; the message names the devices that it has."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,17 @@ class Engine:
 
     run: Callable[..., dict[str, Any]]
     fixed_size: tuple[int, int] | None = None
+
+
+def feed(inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Return the inputs of `Engine.run` as arrays, by name."""
+    return {name: value.contiguous().numpy() for name, value in zip(INPUTS, inputs, strict=True)}
+
+
+def fixed_size(size: Any) -> tuple[int, int] | None:
+    """Return a graph's height and width if both are integers, None if they are free."""
+    height, width = size
+    return (height, width) if type(height) is int and type(width) is int else None
 
 
 class ExportedModel:

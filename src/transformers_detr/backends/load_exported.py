@@ -1,20 +1,25 @@
-"""From an exported folder, here or on the Hub, to a model that can be called, or to an error that says what to do."""
+"""Load an exported folder, local or on the Hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from transformers_detr.backends.engines import DeviceError, open_onnx, open_openvino, open_torch
-from transformers_detr.backends.exported_model import ExportedModel
-from transformers_detr.backends.registry import BACKENDS, PRECISIONS, Backend, Precision, exported_files, model_file
+from transformers_detr.backends.exported_model import DeviceError, ExportedModel
+from transformers_detr.backends.registry import (
+    BACKENDS,
+    PRECISIONS,
+    REGISTRY,
+    Backend,
+    Precision,
+    exported_files,
+    model_file,
+)
 from transformers_detr.hub.bundled_model import bundled_folder
 from transformers_detr.hub.loading import LoadingError, download_files, is_path
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
-_OPENERS = {"onnx": open_onnx, "openvino": open_openvino, "torch": open_torch}
-_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 _CONFIGURATIONS = ("config.json", "preprocessor_config.json")
 _SEGMENTATION = "DetrForSegmentation"
 
@@ -29,22 +34,22 @@ def open_exported(
     subfolder: str = "",
     **hub: Any,
 ) -> tuple[ExportedModel, DetrImageProcessor]:
-    """Open what `detr export` wrote.
+    """Load what `export_model` wrote.
 
     Args:
-        name_or_folder: Its folder, or Hub id, of which only the files needed are downloaded.
+        name_or_folder: Folder, or Hub id; only the needed files are downloaded.
         backend: "onnx" (ONNX Runtime), "openvino" or "torch".
         precision: "fp32", "fp16" or "int8".
-        device: "cpu", or what the engine knows besides.
-        architecture: Class that the model must have been; "DetrForObjectDetection" takes both.
+        device: "cpu", or another device of the backend.
+        architecture: Class of the exported model; "DetrForObjectDetection" takes both.
         subfolder: Where in the folder or repository the files are.
         **hub: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`; see
             `transformers_detr.hub.loading.load_pretrained`.
 
     Raises:
-        LoadingError: The folder, its file for this backend and precision, or the engine is not there, or the model
-            does not segment.
-        DeviceError: The engine cannot use the device.
+        LoadingError: The folder, its file for this backend and precision, or a package is missing, or the model does
+            not segment.
+        DeviceError: The backend cannot use the device.
         ValueError: There is no such backend or precision.
     """
     for name, value, known in (("backend", backend, BACKENDS), ("precision", precision, PRECISIONS)):
@@ -59,13 +64,15 @@ def open_exported(
     except (OSError, ValueError) as error:
         raise LoadingError(f"{name}: {error}") from error
     try:
-        engine = _OPENERS[backend](path, device)
+        engine = REGISTRY[backend].load(path, device)
     except ImportError as error:
-        package = _PACKAGES[backend]
-        raise LoadingError(f"{path}: {package} is not installed (pip install {package})") from error
+        entry = REGISTRY[backend]
+        packages = ", ".join(entry.load_packages)
+        hint = f"pip install 'transformers-detr[{entry.extra}]'"
+        raise LoadingError(f"{path}: {packages} is not installed ({hint})") from error
     except DeviceError:
         raise
-    except Exception as error:  # each engine has kinds of its own
+    except Exception as error:  # of a kind that depends on the backend
         raise LoadingError(f"{path}: cannot be loaded: {_reason(error)}") from error
     if architecture == _SEGMENTATION and (config.architectures or [""])[0] != _SEGMENTATION:
         raise LoadingError(f"{name}: this model detects, but does not segment")
@@ -73,16 +80,17 @@ def open_exported(
 
 
 def _reason(error: Exception) -> str:
-    """The line of an engine's error that tells something; OpenVINO puts places in its source first."""
+    """Return the informative line of a backend's error; OpenVINO puts source locations first."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check '"))]
     return lines[0] if lines else type(error).__name__
 
 
 def _local_folder(name: str, backend: Backend, precision: Precision, subfolder: str, hub: dict[str, Any]) -> Path:
-    """The folder itself, or one that holds what is needed of a repository on the Hub."""
+    """Return the folder, or the downloaded one with the needed files of a repository."""
     if not is_path(name):
         graph = model_file(Path(subfolder), backend, precision)
-        weights = [graph.with_suffix(".bin")] if backend == "openvino" else []
+        suffix = REGISTRY[backend].weights_suffix
+        weights = [graph.with_suffix(suffix)] if suffix else []
         files = [*(Path(subfolder, file) for file in _CONFIGURATIONS), graph, *weights]
         return download_files(name, [file.as_posix() for file in files], **hub) / subfolder
     folder = Path(name).expanduser() / subfolder

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from transformers_detr.backends.load_exported import open_exported
+from transformers_detr.backends.onnx_quantization import Feed
 from transformers_detr.backends.registry import Backend, Precision, exported_files
 from transformers_detr.data.synthetic import make_scene
-from transformers_detr.export.export_folder import export_model
+from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.export.interleaved_timing import time_interleaved
-from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Condition, Difference, Yardstick, difference
 from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.inference.sources import gather_sources
@@ -183,7 +183,9 @@ def _export(model: Any, processor: DetrImageProcessor, folder: Path, notify: Not
     missing = [Result(f"{backend} fp32", None, None, hint) for backend in _NEEDS if backend not in usable]
     if usable:
         precisions: Any = ("fp32", "int8") if find_spec("onnxruntime") else ("fp32",)
-        export_model(folder, model, processor, usable, precisions, None, lambda: _scene_feeds(processor), notify)
+        write_export_folder(
+            folder, model, processor, usable, precisions, calibration=lambda: _scene_feeds(processor), progress=notify
+        )
     return missing
 
 

@@ -17,14 +17,14 @@ from transformers.utils.logging import disable_progress_bar
 from transformers_detr import __version__
 from transformers_detr.atomic_io import atomic_folder
 from transformers_detr.backends.load_exported import open_exported
+from transformers_detr.backends.onnx_quantization import Feed
 from transformers_detr.backends.registry import Backend, Precision, exported_files
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data
 from transformers_detr.evaluation.predict import plan_batches, predict
-from transformers_detr.export.export_folder import export_model, with_fixed_size
+from transformers_detr.export.export_folder import with_fixed_size, write_export_folder
 from transformers_detr.export.export_report import REPORT_TABLE, Compared, summary_rows, write_report
-from transformers_detr.export.onnx_files import Feed
 from transformers_detr.export.parity import Yardstick, conditions, difference
 from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.inference.sources import gather_sources
@@ -75,7 +75,16 @@ def run(request: Request, output: Path, notify: Notify) -> tuple[list[Compared],
         labeled = _labeled(request, model, Path(aside))
         pictures = _pictures(request, labeled)
         feeds = partial(_feeds, request, processor) if request.calibration else None
-        export_model(folder, model, processor, request.formats, request.precisions, request.fixed_size, feeds, notify)
+        write_export_folder(
+            folder,
+            model,
+            processor,
+            request.formats,
+            request.precisions,
+            fixed_size=request.fixed_size,
+            calibration=feeds,
+            progress=notify,
+        )
         exported_processor = DetrImageProcessor.from_pretrained(folder)
         views = conditions(exported_processor, pictures, request.fixed_size)
         yardstick = Yardstick(model)

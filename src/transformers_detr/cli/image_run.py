@@ -204,7 +204,7 @@ def load_predictor(
         from huggingface_hub.utils.tqdm import enable_progress_bars
         from transformers.utils import logging
 
-        from transformers_detr.backends.engines import DeviceError
+        from transformers_detr.backends.exported_model import DeviceError
         from transformers_detr.hub.loading import LoadingError
 
         logging.disable_progress_bar()  # for reading weights, which takes a moment; downloads keep theirs

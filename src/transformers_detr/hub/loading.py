@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from transformers_detr.backends.registry import BACKENDS, exported_files
 from transformers_detr.hub.bundled_model import bundled_folder
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -59,9 +60,6 @@ _DAMAGED = (
     " force_download=True"
 )
 _INTERRUPTED = "the download was interrupted ({error}): try again; files that have arrived whole are kept"
-_EXPORTED = ("onnx", "openvino", "torch")
-"""Folders of exported graphs; those of `backends.layout`, which stands above this file."""
-
 _LFS_POINTER = b"version https://git-lfs"
 _PICKLE = b"\x80"
 _MANY = 3
@@ -251,10 +249,10 @@ def _check_folder(folder: Path) -> None:
         if not (folder / name).is_file():
             raise LoadingError(f"{folder}: {name} is missing")
     weights = list(_weight_files(folder))
-    if not weights and any((folder / place).exists() for place in _EXPORTED):
+    if not weights and exported_files(folder):
         raise LoadingError(
             f"{folder}: this is an exported model without PyTorch's weights; give the folder that it was made of,"
-            " or name what runs it: --backend onnx, openvino or torch, in Python backend=…"
+            f" or name what runs it: --backend {', '.join(BACKENDS)}, in Python backend=…"
         )
     if not weights:
         raise LoadingError(f"{folder}: no weights here (model.safetensors or pytorch_model.bin)")

@@ -1,7 +1,7 @@
-"""The graph that is exported: tensors in, tensors out, for every batch size, height and width.
+"""Graph of a model for export: tensors in, tensors out, for every batch size, height and width.
 
-Exact padding is in the graph wherever the backbone allows it: a batch of mixed sizes then gives each image what it gets
-alone, and no runtime has to know how. Where nothing is padded it changes nothing but the time.
+Exact padding is part of the graph wherever the backbone allows it: each image of a batch of mixed sizes then gets the
+result that it gets alone, in any runtime. Without padding it changes nothing but the time.
 
 The mask may be coarser than the image, and is enlarged to it: transformers.js gives 64 x 64 ones whatever the image.
 """
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from transformers_detr.backends.registry import INPUTS, OUTPUTS
+from transformers_detr.backends.registry import INPUTS, OUTPUTS, Precision
 from transformers_detr.model.frozen_batch_norm_detr import DetrNormedConv2d
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
@@ -52,6 +55,34 @@ class DetrGraph(nn.Module):
             return_dict=True,
         )
         return tuple(outputs[name].float() for name in OUTPUTS if name in outputs)
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A model to export, with what several backends share: traced programs and files made on the way.
+
+    Attributes:
+        model: For detection or segmentation.
+        scratch: Folder for files that several backends start from.
+        fixed_size: The only (height, width) that the graphs take; None leaves sizes free.
+        calibration: Returns batches to find 8-bit ranges with, by input name; None rounds weights only.
+        progress: Called with the next step.
+    """
+
+    model: DetrPreTrainedModel
+    scratch: Path
+    fixed_size: tuple[int, int] | None = None
+    calibration: Callable[[], Iterable[dict[str, Any]]] | None = None
+    progress: Callable[[str], None] = lambda step: None
+    _programs: dict[Precision, ExportedProgram] = field(default_factory=dict, init=False)
+
+    def program(self, precision: Precision) -> ExportedProgram:
+        """Return the traced model that computes in "fp32" or "fp16", traced on first use."""
+        if precision not in self._programs:
+            self.progress(f"tracing in {precision}")
+            dtype = torch.float16 if precision == "fp16" else torch.float32
+            self._programs[precision] = trace(self.model, dtype, self.fixed_size)
+        return self._programs[precision]
 
 
 def output_names(model: DetrPreTrainedModel) -> list[str]:
