@@ -23,9 +23,12 @@ from torch import Tensor
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
 from transformers_detr.export.interleaved_timing import time_interleaved
-from transformers_detr.model.loss_detr import LossWeights, set_loss
+from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.loss_detr import loss_weights, match_predictions, set_loss
 from transformers_detr.model.matcher_detr import MatchingCosts
 from transformers_detr.model.targets_detr import read_targets
+
+WEIGHTS = loss_weights(DetrConfig())
 
 
 def random_batch(images: int, layers: int, objects: int, queries: int, classes: int):
@@ -47,7 +50,8 @@ def our_loss(logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]) -> 
     """The total loss of this package, labels checked."""
     _, images, queries, columns = logits.shape
     targets = read_targets(labels, batch_size=images, num_queries=queries, num_classes=columns - 1)
-    return set_loss(logits, boxes, targets, costs=MatchingCosts(), weights=LossWeights())[0]
+    matched = match_predictions(logits, boxes, targets, MatchingCosts())
+    return set_loss(matched, WEIGHTS, no_object=0.1)[0]
 
 
 def stock_loss(

@@ -4,7 +4,8 @@ import torch
 from torch import distributed
 
 from model.loss_cases import random_labels, random_predictions, targets_for
-from transformers_detr.model.loss_detr import LossWeights, set_loss
+from transformers_detr import DetrConfig
+from transformers_detr.model.loss_detr import loss_weights, match_predictions, set_loss
 from transformers_detr.model.matcher_detr import MatchingCosts
 
 
@@ -14,7 +15,8 @@ def loss_and_gradients(counts, start, stop):
         tensor[:, start:stop].clone().requires_grad_() for tensor in random_predictions(images=len(counts))
     )
     targets = targets_for(logits, random_labels(counts)[start:stop])
-    loss, loss_dict = set_loss(logits, boxes, targets, costs=MatchingCosts(), weights=LossWeights())
+    matched = match_predictions(logits, boxes, targets, MatchingCosts())
+    loss, loss_dict = set_loss(matched, loss_weights(DetrConfig()), no_object=0.1)
     loss.backward()
     return {
         "loss": loss.detach(),

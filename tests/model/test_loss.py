@@ -18,20 +18,38 @@ from model.loss_cases import (
     targets_for,
 )
 from model.loss_processes import loss_and_gradients, run_process
+from transformers_detr import DetrConfig
 from transformers_detr.model.loss_detr import (
-    LossWeights,
-    box_losses,
+    LOSS_TERMS,
+    LossScale,
+    LossTerm,
+    box_distance_loss,
+    box_giou_loss,
     class_error,
     classification_loss,
-    mask_losses,
+    loss_weights,
+    mask_dice_loss,
+    mask_focal_loss,
+    match_predictions,
     set_loss,
+    with_matching,
 )
 from transformers_detr.model.matcher_detr import Matching, MatchingCosts
 
-SETTINGS = {"costs": MatchingCosts(), "weights": LossWeights()}
+WEIGHTS = loss_weights(DetrConfig())
 GOLDEN_TOLERANCE = {"rtol": 0, "atol": 4e-6}
+FACTORS = {"bbox": 3, "giou": 5, "mask": 7, "dice": 11}
+UNSCALED = LossScale(num_boxes=1, class_weight=1, no_object=0.1)
 # Objects of four images; each of two processes gets two of them.
 UNEVEN_BATCHES = [(3, 5, 1, 2), (4, 2, 0, 0), (0, 0, 0, 0)]
+
+
+def losses(logits, boxes, targets, mask_logits=None, weights=WEIGHTS, no_object=0.1):
+    """Total and terms; `mask_logits` is a function of image and query indices."""
+    matched = match_predictions(logits, boxes, targets, MatchingCosts())
+    pairs = matched.matching
+    masks = None if mask_logits is None else mask_logits(pairs.image[-1], pairs.query[-1])
+    return set_loss(matched, weights, no_object=no_object, mask_logits=masks)
 
 
 def golden_masks(tensors, case):
@@ -59,7 +77,7 @@ def test_losses_and_gradients_are_the_originals(golden_json, golden_tensors, var
         size = (352, 326)
 
     targets = targets_for(logits, labels, mask_size=size)
-    total, loss_dict = set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lookup)
+    total, loss_dict = losses(logits, boxes, targets, mask_logits=lookup)
     total.backward()
 
     assert loss_dict.keys() == case["losses"].keys()
@@ -89,7 +107,7 @@ def stock_loss(logits, boxes, labels, pred_masks=None):
 def test_losses_are_those_of_stock(counts):
     logits, boxes = random_predictions()
     labels = random_labels(counts)
-    _, ours = set_loss(logits, boxes, targets_for(logits, labels), **SETTINGS)
+    _, ours = losses(logits, boxes, targets_for(logits, labels))
     stock = stock_loss(logits, boxes, labels)
     assert ours.keys() - stock.keys() == {"class_error"}
     for name, value in stock.items():
@@ -102,15 +120,8 @@ def test_mask_losses_are_those_of_stock():
     labels[0]["masks"] = torch.rand(2, 24, 30) > 0.7
     labels[1]["masks"] = torch.rand(3, 32, 17) > 0.3
     pred_masks = torch.randn(2, 12, 8, 8)
-    asked = []
-
-    def lookup(image, query):
-        asked.append(len(query))
-        return pred_masks[image, query]
-
     targets = targets_for(logits, labels, mask_size=(32, 30))
-    _, ours = set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lookup)
-    assert asked == [5]
+    _, ours = losses(logits, boxes, targets, mask_logits=lambda i, q: pred_masks[i, q])
     stock_labels = [{**label, "masks": label["masks"].float()} for label in copy.deepcopy(labels)]
     for name, value in stock_loss(logits, boxes, stock_labels, pred_masks).items():
         torch.testing.assert_close(ours[name], value)
@@ -119,20 +130,42 @@ def test_mask_losses_are_those_of_stock():
 def test_total_is_the_weighted_sum_of_the_terms():
     logits, boxes = random_predictions(layers=2)
     labels = [{**label, "masks": torch.rand(2, 16, 16) > 0.5} for label in random_labels([2, 2])]
-    weights = LossWeights(ce=2, bbox=3, giou=5, mask=7, dice=11, no_object=0.4)
+    coefficients = {f"{name}_loss_coefficient": factor for name, factor in FACTORS.items()}
+    weights = {**loss_weights(DetrConfig(**coefficients)), "loss_ce": 2}
     targets = targets_for(logits, labels, mask_size=(16, 16))
     masks = torch.randn(2, 12, 4, 4)
-    total, terms = set_loss(
-        logits, boxes, targets, costs=MatchingCosts(), weights=weights, mask_logits=lambda i, q: masks[i, q]
-    )
+    total, terms = losses(logits, boxes, targets, lambda i, q: masks[i, q], weights, no_object=0.4)
     factors = {"ce": 2, "bbox": 3, "giou": 5}
     expected = sum(f * terms[f"loss_{name}{layer}"] for name, f in factors.items() for layer in ("", "_0"))
     torch.testing.assert_close(total, expected + 7 * terms["loss_mask"] + 11 * terms["loss_dice"])
 
 
+def test_a_row_in_the_table_adds_a_term(monkeypatch):
+    def box_area_loss(matched, scale):
+        return (matched.boxes[..., 2:].prod(-1) - matched.target_boxes[..., 2:].prod(-1)).abs().sum(1) / scale.num_boxes
+
+    logits, boxes = random_predictions(layers=2)
+    targets = targets_for(logits, random_labels([2, 3]))
+    before, _ = losses(logits, boxes, targets)
+    monkeypatch.setitem(LOSS_TERMS, "loss_area", LossTerm(box_area_loss, coefficient="bbox_loss_coefficient"))
+    after, terms = losses(logits, boxes, targets, weights=loss_weights(DetrConfig()))
+    assert terms["loss_area"] > 0
+    torch.testing.assert_close(after, before + 5 * (terms["loss_area"] + terms["loss_area_0"]))
+
+
+def by_hand(logits, boxes, label, pairs):
+    """Predictions of one image matched as `pairs` of image, query and target say."""
+    size = tuple(label["masks"].shape[1:]) if "masks" in label else None
+    targets = targets_for(logits, [label], mask_size=size)
+    matching = Matching(*torch.tensor(pairs).T[:, None])
+    return with_matching(logits, logits.log_softmax(-1), boxes, targets, matching)
+
+
 def test_classification_by_hand():
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).reshape(1, 1, 2, 3)
-    loss = classification_loss(logits.log_softmax(-1), torch.tensor([0, 2]).reshape(1, 1, 2), no_object=0.1)
+    label = {"class_labels": torch.tensor([0]), "boxes": torch.full((1, 4), 0.5)}
+    matched = by_hand(logits, torch.full((1, 1, 2, 4), 0.5), label, [(0, 0, 0)])
+    loss = classification_loss(matched, UNSCALED)
     exp = torch.tensor([2.0, 0.0, 1.0]).exp()
     torch.testing.assert_close(loss, -(exp[0] / exp.sum()).log()[None] + 0.1 * torch.tensor([3.0]).log())
 
@@ -140,18 +173,18 @@ def test_classification_by_hand():
 def test_boxes_by_hand():
     label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.2]])}
     predicted = torch.tensor([[[[0.1, 0.1, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]]]])
-    targets = targets_for(torch.zeros(1, 1, 2, 3), [label])
-    matching = Matching(*(torch.tensor([[index]]) for index in (0, 1, 0)))
-    distance, giou = box_losses(predicted, targets, matching)
-    torch.testing.assert_close(distance, torch.tensor([0.2]))
-    torch.testing.assert_close(giou, torch.tensor([0.5]))
+    matched = by_hand(torch.zeros(1, 1, 2, 3), predicted, label, [(0, 1, 0)])
+    torch.testing.assert_close(box_distance_loss(matched, UNSCALED), torch.tensor([0.2]))
+    torch.testing.assert_close(box_giou_loss(matched, UNSCALED), torch.tensor([0.5]))
 
 
 def test_masks_by_hand():
     logits = torch.full((1, 2, 2), 2.0)
     masks = torch.zeros(1, 4, 4, dtype=torch.bool)
     masks[0, 0] = True  # 4 of 16 pixels
-    focal, dice = mask_losses(logits, masks)
+    label = {"class_labels": torch.tensor([0]), "boxes": torch.full((1, 4), 0.5), "masks": masks}
+    matched = by_hand(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 4), label, [(0, 0, 0)]).with_masks(logits)
+    focal, dice = (term(matched, UNSCALED)[0] for term in (mask_focal_loss, mask_dice_loss))
     p = torch.tensor(2.0).sigmoid()
     on, off = -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()
     torch.testing.assert_close(focal, (4 * on + 12 * off) / 16)
@@ -160,9 +193,9 @@ def test_masks_by_hand():
 
 def test_class_error_by_hand():
     logits = functional.one_hot(torch.tensor([0, 1, 2, 2]), 3).float().reshape(1, 1, 4, 3)
-    targets = targets_for(logits, [{"class_labels": torch.tensor([0, 0, 1]), "boxes": torch.full((3, 4), 0.5)}])
-    matching = Matching(*(torch.tensor([indices]) for indices in ([0, 0, 0], [0, 1, 2], [0, 1, 2])))
-    torch.testing.assert_close(class_error(logits, targets, matching), torch.tensor(200 / 3))
+    label = {"class_labels": torch.tensor([0, 0, 1]), "boxes": torch.full((3, 4), 0.5)}
+    matched = by_hand(logits, torch.zeros(1, 1, 4, 4), label, [(0, 0, 0), (0, 1, 1), (0, 2, 2)])
+    torch.testing.assert_close(class_error(matched), torch.tensor(200 / 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -170,10 +203,10 @@ def test_half_precision_predictions_lose_nothing_more(dtype):
     logits, boxes = (tensor.to(dtype) for tensor in random_predictions())
     labels = random_labels([3, 5])
     targets = targets_for(logits, labels)
-    expected, _ = set_loss(logits.float(), boxes.float(), targets, **SETTINGS)
+    expected, _ = losses(logits.float(), boxes.float(), targets)
     logits.requires_grad_()
     boxes.requires_grad_()
-    loss, loss_dict = set_loss(logits, boxes, targets, **SETTINGS)
+    loss, loss_dict = losses(logits, boxes, targets)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=0, atol=0)
     assert all(value.dtype == torch.float32 for value in loss_dict.values())
@@ -188,7 +221,7 @@ def test_autocast_changes_nothing():
     masks = torch.randn(2, 12, 4, 4)
 
     def run():
-        return set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lambda i, q: masks[i, q])
+        return losses(logits, boxes, targets, mask_logits=lambda i, q: masks[i, q])
 
     plain, plain_terms = run()
     with torch.autocast("cpu", torch.bfloat16):
@@ -200,7 +233,7 @@ def test_autocast_changes_nothing():
 def test_predictions_that_are_not_finite_mark_the_loss(bad, caplog):
     logits, boxes = random_predictions()
     logits[0, 1, 4, 2] = bad
-    loss, _ = set_loss(logits, boxes, targets_for(logits, random_labels([2, 3])), **SETTINGS)
+    loss, _ = losses(logits, boxes, targets_for(logits, random_labels([2, 3])))
     assert not torch.isfinite(loss)
     assert "image 1 of the batch are not finite" in caplog.text
 
@@ -210,7 +243,7 @@ def test_without_objects_every_prediction_has_a_gradient():
     masks = torch.randn(2, 12, 4, 4, requires_grad=True)
     labels = [{**label, "masks": torch.zeros(0, 16, 16)} for label in random_labels([0, 0])]
     targets = targets_for(logits, labels, mask_size=(16, 16))
-    loss, terms = set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lambda i, q: masks[i, q])
+    loss, terms = losses(logits, boxes, targets, mask_logits=lambda i, q: masks[i, q])
     loss.backward()
     assert terms["class_error"] == 100
     assert logits.grad.abs().sum() > 0
@@ -221,13 +254,13 @@ def test_without_objects_every_prediction_has_a_gradient():
 def test_without_objects_no_object_may_weigh_nothing():
     logits, boxes = random_predictions()
     targets = targets_for(logits, random_labels([0, 0]))
-    loss, _ = set_loss(logits, boxes, targets, costs=MatchingCosts(), weights=LossWeights(no_object=0))
+    loss, _ = losses(logits, boxes, targets, no_object=0)
     assert loss == 0
 
 
 def test_one_layer_has_no_suffixes():
     logits, boxes = random_predictions(layers=1)
-    _, terms = set_loss(logits, boxes, targets_for(logits, random_labels([2, 3])), **SETTINGS)
+    _, terms = losses(logits, boxes, targets_for(logits, random_labels([2, 3])))
     assert set(terms) == {"loss_ce", "loss_bbox", "loss_giou", "cardinality_error", "class_error"}
 
 
@@ -235,7 +268,7 @@ def test_masks_must_be_there():
     logits, boxes = random_predictions()
     targets = targets_for(logits, random_labels([2, 3]))
     with pytest.raises(ValueError, match="targets must have masks"):
-        set_loss(logits, boxes, targets, **SETTINGS, mask_logits=lambda i, q: torch.zeros(len(i), 4, 4))
+        losses(logits, boxes, targets, mask_logits=lambda i, q: torch.zeros(len(i), 4, 4))
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +313,6 @@ def test_the_host_waits_once_for_all_layers(monkeypatch):
     transfers, to_host = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor.shape) or to_host(tensor))
     with CountWaits() as waits:
-        set_loss(logits, boxes, targets, **SETTINGS)[0].backward()
+        losses(logits, boxes, targets)[0].backward()
     assert transfers == [(12, 6, 12)]  # the costs, (T, L, Q)
     assert waits.count == 0

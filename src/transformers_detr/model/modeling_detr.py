@@ -7,7 +7,6 @@ is where the model has its two named halves, `DetrModel.encode` and `DetrModel.d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .backbone_detr import DetrConvEncoder, FeatureMap, nearest_mask
 from .configuration_detr import DetrConfig
 from .initialization_detr import torch_default
-from .loss_detr import LossWeights, set_loss
+from .loss_detr import MatchedPredictions, loss_weights, match_predictions, set_loss
 from .matcher_detr import MatchingCosts
 from .outputs_detr import (
     Detected,
@@ -372,7 +371,7 @@ class DetrForObjectDetection(DetrPreTrainedModel):
         )
         loss, terms = None, None
         if labels is not None:
-            loss, terms = self.compute_loss(detected.logits, detected.boxes, labels)
+            loss, terms = self.compute_loss(self.match_labels(detected.logits, detected.boxes, labels))
         output = DetrObjectDetectionOutput(loss=loss, loss_dict=terms, **detected.fields())
         return as_asked(output, return_dict, self.config)
 
@@ -405,15 +404,14 @@ class DetrForObjectDetection(DetrPreTrainedModel):
         """The two heads: logits `(…, C + 1)` and boxes `(…, 4)` of decoded queries `(…, D)`."""
         return self.class_labels_classifier(queries), self.bbox_predictor(queries)
 
-    def compute_loss(
+    def match_labels(
         self,
         logits: Tensor,
         pred_boxes: Tensor,
         labels: list[dict[str, Tensor]],
-        mask_logits: Callable[[Tensor, Tensor], Tensor] | None = None,
         mask_size: tuple[int, int] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The set loss of layers' predictions, `(L, B, Q, C + 1)` and `(L, B, Q, 4)`; see `set_loss`.
+    ) -> MatchedPredictions:
+        """Match the predictions of layers, `(L, B, Q, C + 1)` and `(L, B, Q, 4)`, with the labels of the batch.
 
         With masks, `mask_size` is the height and width of the batch's images, for `read_targets`.
         """
@@ -427,14 +425,14 @@ class DetrForObjectDetection(DetrPreTrainedModel):
             mask_size=mask_size,
         )
         costs = MatchingCosts(class_=config.class_cost, bbox=config.bbox_cost, giou=config.giou_cost)
-        weights = LossWeights(
-            bbox=config.bbox_loss_coefficient,
-            giou=config.giou_loss_coefficient,
-            mask=config.mask_loss_coefficient,
-            dice=config.dice_loss_coefficient,
-            no_object=config.eos_coefficient,
-        )
-        return set_loss(logits, pred_boxes, targets, costs=costs, weights=weights, mask_logits=mask_logits)
+        return match_predictions(logits, pred_boxes, targets, costs)
+
+    def compute_loss(
+        self, matched: MatchedPredictions, mask_logits: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The set loss with the weights of the configuration; see `set_loss`."""
+        weights = loss_weights(self.config)
+        return set_loss(matched, weights, no_object=self.config.eos_coefficient, mask_logits=mask_logits)
 
 
 def _keep_backbone_as_built(backbone: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .configuration_detr import DetrConfig
+from .loss_detr import MatchedPredictions
 from .mask_head_detr import NO_MASK, DetrAttentionMaps, DetrMaskHead, confident_queries
 from .modeling_detr import DetrForObjectDetection
 from .outputs_detr import Detected, EncodedImages, as_asked
@@ -24,7 +24,6 @@ from .boxes_detr import box_area  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
 from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
 from .initialization_detr import xavier  # noqa: F401
-from .loss_detr import set_loss  # noqa: F401
 from .matcher_detr import match  # noqa: F401
 from .onednn_detr import DetrLinear  # noqa: F401
 from .position_embedding_detr import sine_position_embedding  # noqa: F401
@@ -185,35 +184,56 @@ class DetrForSegmentation(DetrPreTrainedModel):
         )
         features = _features(detected.encoded)
         logits = detected.logits[-1]
-        pred_masks = logits.new_full((*logits.shape[:2], *features[-1].shape[2:]), NO_MASK)  # (B, Q, h', w')
-        exact = self.detr.model.is_exact(exact_padding)
-        run = functools.partial(self._run_masks, pred_masks, detected, features, exact, masks_at_once)
-        loss, terms = None, None
-        if labels is None or not self.training:
-            run(*_pairs(mask_queries, logits))
+        matched = None
         if labels is not None:
             canvas = (pixel_values.shape[2], pixel_values.shape[3])
-            loss, terms = self.detr.compute_loss(detected.logits, detected.boxes, labels, run, canvas)
+            matched = self.detr.match_labels(detected.logits, detected.boxes, labels, canvas)
+        image, query = self._queries_to_run(mask_queries, logits, matched)
+        exact = self.detr.model.is_exact(exact_padding)
+        masks = self._masks(detected, features, image, query, exact, masks_at_once)  # (M, h', w')
+        pred_masks = logits.new_full((*logits.shape[:2], *masks.shape[1:]), NO_MASK)  # (B, Q, h', w')
+        pred_masks[image, query] = masks.to(pred_masks.dtype)
+        loss, terms = None, None
+        if matched is not None:
+            pairs = matched.matching
+            mask_logits = masks if self.training else pred_masks[pairs.image[-1], pairs.query[-1]]
+            loss, terms = self.detr.compute_loss(matched, mask_logits)
         output = DetrSegmentationOutput(loss=loss, loss_dict=terms, pred_masks=pred_masks, **detected.fields())
         return as_asked(output, return_dict, self.config)
 
-    def _run_masks(
+    def _queries_to_run(
+        self, mask_queries: str | Tensor, logits: Tensor, matched: MatchedPredictions | None
+    ) -> tuple[Tensor, Tensor]:
+        """Image and number, `(M,)` each, of the queries whose masks are computed.
+
+        Without labels the requested ones; in training the matched ones, in their order; in evaluation with labels both.
+        """
+        if matched is None:
+            return _pairs(mask_queries, logits)
+        pairs = matched.matching.image[-1], matched.matching.query[-1]
+        if self.training:
+            return pairs
+        chosen = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
+        chosen[pairs] = True
+        chosen[_pairs(mask_queries, logits)] = True
+        image, query = chosen.nonzero(as_tuple=True)
+        return image, query
+
+    def _masks(
         self,
-        pred_masks: Tensor,
         detected: Detected,
         features: list[Tensor],
-        exact: bool,
-        at_once: int | None,
         image: Tensor,
         query: Tensor,
+        exact: bool,
+        at_once: int | None,
     ) -> Tensor:
-        """Mask logits `(M, h', w')` of queries given by image and number, `(M,)` each; also put into `pred_masks`."""
+        """Mask logits `(M, h', w')` of queries given by image and number, `(M,)` each."""
         memory = detected.encoded.memory.last_hidden_state.transpose(1, 2).unflatten(2, features[0].shape[2:])
         real = [level.mask for level in reversed(detected.encoded.pyramid)]  # (B, h, w) each, or None
         maps = self.bbox_attention(detected.decoded.last_hidden_state, memory, real[0])  # (B, Q, heads, h, w)
         kept_out = real if exact and real[0] is not None else None
         masks: Tensor = self.mask_head(maps[image, query], image, *features, real=kept_out, at_once=at_once)
-        pred_masks[image, query] = masks.to(pred_masks.dtype)
         return masks
 
 
@@ -224,7 +244,7 @@ def _features(encoded: EncodedImages) -> list[Tensor]:
     return [encoded.projected, *(level.features for level in encoded.pyramid[-2::-1])]
 
 
-def _pairs(mask_queries: str | Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+def _pairs(mask_queries: str | Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Image and number, `(M,)` each, of the queries that `mask_queries` means; `logits` are `(B, Q, C + 1)`."""
     size = logits.shape[:2]
     if isinstance(mask_queries, str):
@@ -232,7 +252,8 @@ def _pairs(mask_queries: str | Tensor, logits: Tensor) -> tuple[Tensor, ...]:
             every = torch.arange(size[0] * size[1], device=logits.device)
             return every.div(size[1], rounding_mode="floor"), every % size[1]
         if mask_queries == "confident":
-            return confident_queries(logits).nonzero(as_tuple=True)
+            image, query = confident_queries(logits).nonzero(as_tuple=True)
+            return image, query
         raise ValueError(f"mask_queries must be 'all', 'confident' or a tensor, got {mask_queries!r}")
     wanted = mask_queries.to(logits.device)
     if wanted.dtype == torch.bool:
@@ -247,4 +268,5 @@ def _pairs(mask_queries: str | Tensor, logits: Tensor) -> tuple[Tensor, ...]:
         )
     if wanted.dtype != torch.bool:
         wanted = torch.zeros(size, dtype=torch.bool, device=logits.device).scatter(1, wanted.expand(size[0], -1), True)
-    return wanted.nonzero(as_tuple=True)
+    image, query = wanted.nonzero(as_tuple=True)
+    return image, query

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transformers_detr.model.loss_detr import box_losses, classification_loss, wanted_classes
+from transformers_detr.model.loss_detr import LossScale, loss_terms, loss_weights, weighted_sum, with_matching
 from transformers_detr.model.matcher_detr import Matching
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.outputs_detr import DetrObjectDetectionOutput, EncodedImages
@@ -57,7 +57,8 @@ class AssistedDetr(DetrForObjectDetection):
             return self._forward_tokens(encoded, labels)
         groups = 1 if self.extra_queries is None else 1 + self.extra_queries.num_embeddings // self.config.num_queries
         logits, boxes = self.predict(self._decode_groups(encoded, groups))  # (L, B, K·Q, …)
-        loss, terms = self.compute_loss(_groups_as_layers(logits, groups), _groups_as_layers(boxes, groups), labels)
+        matched = self.match_labels(_groups_as_layers(logits, groups), _groups_as_layers(boxes, groups), labels)
+        loss, terms = self.compute_loss(matched)
         loss = loss / groups
         if self.token_weight > 0:
             token_loss = self._token_loss(encoded, labels)
@@ -115,17 +116,11 @@ class AssistedDetr(DetrForObjectDetection):
         shape = (projected.shape[2], projected.shape[3])
         matching = assign_tokens(targets, shape, encoded.mask)
         logits, boxes = (values[None].float() for values in self.predict(memory))  # (1, B, S, …)
-        classes = wanted_classes(logits, targets, matching)
-        matched = matching.image.numel()
-        weight = matched + config.eos_coefficient * (classes.numel() - matched)
-        classification = classification_loss(logits.log_softmax(-1), classes, config.eos_coefficient) / weight
-        distance, overlap = (term / max(matched, 1) for term in box_losses(boxes, targets, matching))
-        total = (
-            TOKEN_CLASS_WEIGHT * classification
-            + config.bbox_loss_coefficient * distance
-            + config.giou_loss_coefficient * overlap
-        )
-        return total.sum()
+        matched = with_matching(logits, logits.log_softmax(-1), boxes, targets, matching)
+        pairs, tokens = matching.image.numel(), matched.target_classes.numel()
+        class_weight = pairs + config.eos_coefficient * (tokens - pairs)
+        terms = loss_terms(matched, LossScale(max(pairs, 1), class_weight, config.eos_coefficient))
+        return weighted_sum(terms, {**loss_weights(config), "loss_ce": TOKEN_CLASS_WEIGHT})
 
 
 def assist(model: DetrForObjectDetection, query_groups: int = 1, token_weight: float = 0.0) -> None:
