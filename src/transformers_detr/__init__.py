@@ -20,6 +20,7 @@ _HOMES = {
     "DetrModel": "model.modeling_detr",
     "Segmenter": "inference.detector",
     "explain": "explanation.explanation",
+    "export_model": "export.export_workflow",
     "use_for_auto": "hub.auto_classes",
 }
 
@@ -32,11 +33,13 @@ __all__ = [
     "DetrModel",
     "Segmenter",
     "explain",
+    "export_model",
     "use_for_auto",
 ]
 
 if TYPE_CHECKING:
     from transformers_detr.explanation.explanation import explain
+    from transformers_detr.export.export_workflow import export_model
     from transformers_detr.hub.auto_classes import use_for_auto
     from transformers_detr.inference.detector import Detector, Segmenter
     from transformers_detr.model.configuration_detr import DetrConfig

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from transformers_detr import Detector, Segmenter
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.cli import app
-from transformers_detr.cli.benchmark_run import Result, advice
 from transformers_detr.evaluation.predictions import read_predictions
+from transformers_detr.export.benchmark import BenchmarkResult, BenchmarkRow
 from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.export.parity import Difference
 
@@ -118,25 +118,25 @@ def test_benchmark_times_what_was_exported(saved, exported, tmp_path):
     assert list(results) == ["PyTorch", "onnx fp32", "onnx int8", "openvino fp32", "openvino int8"]
     assert all(one["milliseconds"] > 0 for one in results.values())
     assert results["onnx fp32"]["note"] == ""
-    assert results["onnx int8"]["note"] == "other answers"
-    assert "the fastest with PyTorch's answers" in said
+    assert results["onnx int8"]["note"] == "results differ"
+    assert "the fastest with the results of PyTorch" in said
 
 
 def test_benchmark_names_the_very_graph_it_advises():
     same, other = (Difference("alone", 6, px, px / 1000, 9, px, 0, None) for px in (0.1, 9.0))
     results = [
-        Result("PyTorch", 9.0, same),
-        Result("openvino fp16", 4.0, same),
-        Result("onnx int8", 2.0, other, "other answers"),
-        Result("onnx fp32", None, None, "failed: memory"),
+        BenchmarkRow("PyTorch", 9.0, same),
+        BenchmarkRow("openvino fp16", 4.0, same),
+        BenchmarkRow("onnx int8", 2.0, other, "results differ"),
+        BenchmarkRow("onnx fp32", None, None, "failed: memory"),
     ]
-    assert advice(results).splitlines() == [
-        "Use openvino fp16: the fastest with PyTorch's answers. `detr export --format openvino --fp16`, then "
+    assert BenchmarkResult(results).recommendation.splitlines() == [
+        "Use openvino fp16: the fastest with the results of PyTorch. `detr export --format openvino --fp16`, then "
         "Detector.from_pretrained(DIR, backend='openvino', precision='fp16').",
-        "onnx int8 is 2.00 times faster still, with other answers: measure what it costs with "
+        "onnx int8 is 2.00 times faster still, but its results differ: measure its AP with "
         "`detr export --format onnx --int8 --calibration … --data …` first.",
     ]
-    assert advice(results[:1]) == "Use PyTorch: the fastest with PyTorch's answers."
+    assert BenchmarkResult(results[:1]).recommendation == "Use PyTorch: the fastest with the results of PyTorch."
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import exported_files, model_file
 from transformers_detr.cli import app
 from transformers_detr.export.export_folder import write_export_folder
-from transformers_detr.export.export_report import Compared
-from transformers_detr.export.parity import Yardstick, conditions, difference
+from transformers_detr.export.export_report import GraphComparison
+from transformers_detr.export.parity import Reference, conditions, difference
 from transformers_detr.hub.loading import LoadingError
 from transformers_detr.serving.model_loading import model_loaders
 
@@ -156,7 +156,7 @@ def test_the_report_tells_what_was_compared(command, exported):
     report = json.loads((exported / "export_report.json").read_text())
     seen = {(one["backend"], one["precision"], d["condition"]) for one in report["exports"] for d in one["differences"]}
     assert len(seen) == 4 * 3
-    assert report["broken"] == []
+    assert report["violations"] == []
     fp32 = [one for one in report["exports"] if one["precision"] == "fp32"]
     assert max(d["box_px"] for one in fp32 for d in one["differences"]) < 0.01
     assert "onnx int8" in said
@@ -164,17 +164,17 @@ def test_the_report_tells_what_was_compared(command, exported):
 
 
 def test_another_model_breaks_the_tolerance(exported, detector, pictures):
-    other, (onnx, _) = Yardstick(tiny_detector().model), open_exported(exported, "onnx")
+    other, (onnx, _) = Reference(tiny_detector().model), open_exported(exported, "onnx")
     differences = [difference(other, onnx, view) for view in conditions(detector.image_processor, pictures)]
-    assert len(Compared("onnx", "fp32", 1.0, differences).broken) == 3
-    assert not Compared("onnx", "int8", 1.0, differences).broken
+    assert len(GraphComparison("onnx", "fp32", 1.0, differences).violations) == 3
+    assert not GraphComparison("onnx", "int8", 1.0, differences).violations
 
 
 def test_a_broken_tolerance_ends_the_command_with_1(exported, monkeypatch, tmp_path, saved):
-    from transformers_detr.cli import export_run
+    from transformers_detr.export import export_workflow
 
     monkeypatch.setattr("transformers_detr.export.parity.BOX_TOLERANCE_PX", 0.0)
-    monkeypatch.setattr(export_run, "write_export_folder", lambda folder, *_, **__: _copy(exported, folder))
+    monkeypatch.setattr(export_workflow, "write_export_folder", lambda folder, *_, **__: _copy(exported, folder))
     model, pictures = saved
     arguments = [
         "export",
@@ -187,8 +187,8 @@ def test_a_broken_tolerance_ends_the_command_with_1(exported, monkeypatch, tmp_p
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
-    assert "tolerance broken" in result.output
-    assert json.loads((tmp_path / "out" / "export_report.json").read_text())["broken"]
+    assert "tolerance exceeded" in result.output
+    assert json.loads((tmp_path / "out" / "export_report.json").read_text())["violations"]
 
 
 def _copy(source, folder):

@@ -1,4 +1,4 @@
-"""Timing of several sides that take turns, so that a machine that slows down slows all of them."""
+"""Interleaved timing: rounds of one run each, so that a machine that slows down affects all candidates alike."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 
-def time_interleaved(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run of each side, by name; the first turn, a warm-up, is left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+def time_interleaved(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of each run, by candidate; the first round is a warm-up and left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats + 1):
-        for name, run in sides.items():
+        for name, run in candidates.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

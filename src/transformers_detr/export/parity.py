@@ -1,7 +1,7 @@
-"""How far an exported model is from the PyTorch model it was made of, on pictures.
+"""Parity of an exported model with its PyTorch model, measured on images.
 
-The yardstick is always the PyTorch model on each picture alone, in float32: so a padded batch is held to what its
-pictures give alone. Where a backbone does not allow exact padding, batches are held to PyTorch's own.
+The reference is the float32 PyTorch model on each image alone, also for the images of a padded batch. Where a backbone
+does not allow exact padding, batches are compared with PyTorch's batches.
 """
 
 from __future__ import annotations
@@ -18,34 +18,31 @@ from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
 from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
 
 BOX_TOLERANCE_PX, SCORE_TOLERANCE = 0.5, 1e-3
-"""Largest differences that a float32 export may show, in pixels of the picture and of a probability."""
+"""Largest differences that a float32 export may show, in pixels of the image and as a probability."""
 
 CONFIDENT = 0.5
 _BATCH = 4
-_ODD_SIZES = (
-    (33, 65),
-    (97, 131),
-    (251, 333),
-)  # no multiples of the backbone's strides; the first the smallest possible
+_ODD_SIZES = ((33, 65), (97, 131), (251, 333))
+"""Sizes that are not multiples of the backbone's strides; the first is the smallest possible."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences seen under one condition.
+    """Largest differences under one condition.
 
     Attributes:
         condition: "alone", "in a batch" or "odd sizes".
-        pictures: Pictures compared.
-        box_px: Of a box's side, any query's, in pixels of the picture.
-        score: Of a class probability, any query's and class's.
-        confident: Queries that PyTorch gives a class with more than `CONFIDENT`.
-        confident_box_px: Of a box's side of these queries.
-        changed: How many of these queries get another class, or none.
-        mask_pixels: Part of all masks' pixels that changed sides; None without masks.
+        images: Number of images compared.
+        box_px: Of a side of a box of any query, in pixels of the image.
+        score: Of the probability of any class of any query.
+        confident: Number of queries with a class that PyTorch scores above `CONFIDENT`.
+        confident_box_px: Of a side of a box of these queries.
+        changed: Number of these queries that get another class, or none.
+        mask_pixels: Fraction of mask pixels that changed between object and background; None without masks.
     """
 
     condition: str
-    pictures: int
+    images: int
     box_px: float
     score: float
     confident: int
@@ -55,7 +52,7 @@ class Difference:
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether a float32 export may differ so much; numbers that are none never are."""
+        """Whether a float32 export may differ this much; NaN and infinity are never within the tolerance."""
         return self.box_px <= BOX_TOLERANCE_PX and self.score <= SCORE_TOLERANCE
 
 
@@ -64,9 +61,9 @@ class Condition:
     """Images under which models are compared.
 
     Attributes:
-        name: What it is called.
+        name: Name of the condition.
         batches: Images as the models take them, `(3, H, W)` each.
-        sizes: (height, width) of each image's picture, in which boxes are measured.
+        sizes: Original (height, width) of each image, in which boxes are measured.
     """
 
     name: str
@@ -74,8 +71,8 @@ class Condition:
     sizes: Sequence[tuple[int, int]]
 
 
-class Yardstick:
-    """A PyTorch model and what it says of each image alone, found once however many exports are held to it.
+class Reference:
+    """PyTorch model with its outputs for single images, computed once for all exports compared with it.
 
     Args:
         model: In evaluation mode, on the CPU, in float32.
@@ -83,53 +80,55 @@ class Yardstick:
 
     def __init__(self, model: Any):
         self.model = model
-        self._answers: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}  # by the image's id, and so with the image
+        self._outputs: dict[
+            int, tuple[Tensor, dict[str, Tensor]]
+        ] = {}  # by id(image); holding the image keeps its id valid
 
     def alone(self, image: Tensor) -> dict[str, Tensor]:
-        """What it says of an image `(3, H, W)`, by name."""
-        if id(image) not in self._answers:
-            self._answers[id(image)] = image, _run(self.model, [image])[0]
-        return self._answers[id(image)][1]
+        """Return the outputs for an image `(3, H, W)`, by name."""
+        if id(image) not in self._outputs:
+            self._outputs[id(image)] = image, _run(self.model, [image])[0]
+        return self._outputs[id(image)][1]
 
     def in_batch(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """What it says of each image of a batch."""
+        """Return the outputs for each image of a batch."""
         return _run(self.model, images)
 
 
 def conditions(
-    processor: Any, pictures: Sequence[Image.Image], fixed_size: tuple[int, int] | None = None
+    processor: Any, images: Sequence[Image.Image], fixed_size: tuple[int, int] | None = None
 ) -> list[Condition]:
-    """Pictures alone, in padded batches, and at sizes that divide badly.
+    """Build the conditions: images alone, in padded batches, and at sizes that no stride divides.
 
     Args:
         processor: The image processor of the exported folder.
-        pictures: RGB pictures, at least one; batches pad only those whose sizes differ.
-        fixed_size: The only (height, width) that the exported graphs take, if they do; odd sizes beyond are left out.
+        images: RGB images, at least one; a batch is padded only if sizes differ.
+        fixed_size: The only (height, width) that the graphs take; larger odd sizes are left out. None: any size.
     """
-    pixels = [_pixels(processor, picture) for picture in pictures]
-    sizes = [(picture.height, picture.width) for picture in pictures]
+    pixels = [_pixels(processor, image) for image in images]
+    sizes = [(image.height, image.width) for image in images]
     limit = fixed_size or max(_ODD_SIZES)
     odd_sizes = [size for size in _ODD_SIZES if size[0] <= limit[0] and size[1] <= limit[1]]
-    odd = [_pixels(processor, pictures[0].resize(size[::-1]), do_resize=False) for size in odd_sizes]
+    odd = [_pixels(processor, images[0].resize(size[::-1]), do_resize=False) for size in odd_sizes]
     found = [
-        Condition("alone", [[image] for image in pixels], sizes),
+        Condition("alone", [[one] for one in pixels], sizes),
         Condition("in a batch", [pixels[first : first + _BATCH] for first in range(0, len(pixels), _BATCH)], sizes),
-        Condition("odd sizes", [[image] for image in odd], odd_sizes),
+        Condition("odd sizes", [[one] for one in odd], odd_sizes),
     ]
     return [condition for condition in found if condition.batches]
 
 
-def _pixels(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
-    result: Tensor = processor(images=picture, do_pad=False, return_tensors="pt", **options)["pixel_values"][0]
+def _pixels(processor: Any, image: Image.Image, **options: Any) -> Tensor:
+    result: Tensor = processor(images=image, do_pad=False, return_tensors="pt", **options)["pixel_values"][0]
     return result
 
 
-def difference(yardstick: Yardstick, other: Any, condition: Condition) -> Difference:
-    """Compare a model, called as PyTorch's is, with the yardstick."""
+def difference(reference: Reference, other: Any, condition: Condition) -> Difference:
+    """Compare a model that is called like the PyTorch model with the reference."""
     wanted, found = [], []
     for batch in condition.batches:
         together = len(batch) > 1 and not other.supports_exact_padding
-        wanted += yardstick.in_batch(batch) if together else [yardstick.alone(image) for image in batch]
+        wanted += reference.in_batch(batch) if together else [reference.alone(image) for image in batch]
         found += _run(other, batch)
     boxes, scores, masks = [], [], []
     confident = changed = 0
@@ -137,12 +136,12 @@ def difference(yardstick: Yardstick, other: Any, condition: Condition) -> Differ
     for size, want, got in zip(condition.sizes, wanted, found, strict=True):
         distance = (_boxes_px(got, size) - _boxes_px(want, size)).abs().amax(-1)  # (Q,)
         before, after = want["logits"].softmax(-1), got["logits"].softmax(-1)
-        sure = before[:, :-1].amax(-1) > CONFIDENT
+        is_confident = before[:, :-1].amax(-1) > CONFIDENT
         boxes.append(_largest(distance))
         scores.append(_largest((after - before).abs()))
-        confident += int(sure.sum())
-        confident_boxes.append(_largest(distance[sure]))
-        changed += int((before.argmax(-1) != after.argmax(-1))[sure].sum())
+        confident += int(is_confident.sum())
+        confident_boxes.append(_largest(distance[is_confident]))
+        changed += int((before.argmax(-1) != after.argmax(-1))[is_confident].sum())
         if "pred_masks" in want:
             height, width = want["pred_masks"].shape[1:]
             masks.append(
@@ -162,7 +161,7 @@ def difference(yardstick: Yardstick, other: Any, condition: Condition) -> Differ
 
 @torch.inference_mode()
 def _run(model: Any, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """Outputs of each image of a batch, by name."""
+    """Return the outputs of each image of a batch, by name."""
     shapes = [(image.shape[1], image.shape[2]) for image in images]
     padded = largest_size(shapes)
     mask = None if set(shapes) == {padded} else real_pixels(shapes, padded)
@@ -177,5 +176,5 @@ def _boxes_px(outputs: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def _largest(values: Tensor) -> float:
-    """The largest value; infinite if one is no number, 0 if there is none."""
+    """Return the largest value; infinity if one is NaN, 0 if there are no values."""
     return float(values.nan_to_num(nan=float("inf")).max()) if values.numel() else 0.0
