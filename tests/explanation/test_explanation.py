@@ -139,7 +139,7 @@ def test_a_folder_gives_what_its_detector_gives(detector, tmp_path):
 def test_repr_and_save(detector, tmp_path):
     explained = explain(detector, noise(120, 80), threshold=1.0)
     h, w = explained.decoder_attention.shape[1:]
-    text = f"no objects above 1.00; showing the top 3 queries, {len(explained.points_xy)} points"
+    text = f"no objects above 1.00; showing the top 3 queries, {len(explained.points_xy)} point(s)"
     assert repr(explained) == f"Explanation({text}, attention maps {h}x{w})"
     explained.save(tmp_path / "new" / "why.png", "a title")
     with Image.open(tmp_path / "new" / "why.png") as saved:

@@ -21,7 +21,7 @@ from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.export.export_report import GraphComparison
 from transformers_detr.export.parity import Reference, conditions, difference
 from transformers_detr.hub.loading import LoadingError
-from transformers_detr.serving.model_loading import model_loaders
+from transformers_detr.serving.model_registry import model_loaders
 
 SLOW_TORCH = pytest.param("torch", marks=pytest.mark.slow)
 BACKENDS = ["onnx", "openvino", SLOW_TORCH]
@@ -63,9 +63,9 @@ def test_the_service_answers_the_same(backend, folder_with, detector, pictures):
     loaders = model_loaders([f"tiny={folder_with(backend)}"], backend=backend)
     with running(loaders) as service:
         service.wait_until_ready()
-        assert service.ask("/models").json[0]["attention"] is False
+        assert service.request("/models").json[0]["attention"] is False
         for picture in pictures:
-            found = service.ask("/?threshold=0", png(picture)).json
+            found = service.request("/?threshold=0", png(picture)).json
             expected = detector(picture, threshold=0).to_dict(integer_pixels=True)
             assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
             for ours, theirs in zip(found, expected, strict=True):

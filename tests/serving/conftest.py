@@ -20,14 +20,14 @@ from tiny_detector import tiny_detector
 
 from transformers_detr.serving.app import create_app
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.runner import ServedModel
+from transformers_detr.serving.runner import ModelRunner
 from transformers_detr.serving.server import make_server
 
 SIZES = [(90, 60), (60, 90), (64, 64), (90, 61), (120, 60), (200, 50), (64, 48), (48, 64), (100, 99), (33, 77)]
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: Any
     body: bytes
@@ -50,23 +50,23 @@ class RunningService:
     def models(self):
         return self.server.config.app.state.service.models
 
-    def ask(self, path="/", body=None, **headers) -> Answer:
+    def request(self, path="/", body=None, **headers) -> Response:
         names = {name.replace("_", "-").title(): value for name, value in headers.items()}
         names.setdefault("Content-Type", "application/octet-stream")
         request = urllib.request.Request(self.url + path, data=body, headers=names)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return Answer(answer.status, answer.headers, answer.read())
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return Response(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers, error.read())
+                return Response(error.code, error.headers, error.read())
 
-    def ask_json(self, document, path="/") -> Answer:
-        return self.ask(path, json.dumps(document).encode(), content_type="application/json")
+    def request_json(self, document, path="/") -> Response:
+        return self.request(path, json.dumps(document).encode(), content_type="application/json")
 
     def wait_until_ready(self):
         deadline = time.monotonic() + 60
-        while self.ask("/ready").status != 200:
+        while self.request("/ready").status != 200:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -100,11 +100,11 @@ def png(image, **options) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def pictures():
-    """Pictures of ten sizes."""
+def images():
+    """Images of ten sizes."""
     random = np.random.default_rng(0)
     noise = [Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in SIZES]
-    return [picture.resize(size, Image.Resampling.BICUBIC) for picture, size in zip(noise, SIZES, strict=True)]
+    return [image.resize(size, Image.Resampling.BICUBIC) for image, size in zip(noise, SIZES, strict=True)]
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,7 @@ def segmenter():
 
 @pytest.fixture(scope="session")
 def loaders(detector, segmenter):
-    return {"tiny": lambda: ServedModel(detector), "org/parts": lambda: ServedModel(segmenter)}
+    return {"tiny": lambda: ModelRunner(detector), "org/parts": lambda: ModelRunner(segmenter)}
 
 
 @pytest.fixture(scope="module")

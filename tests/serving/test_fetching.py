@@ -1,4 +1,4 @@
-"""Pictures by URL: from public addresses only, whatever a name, a redirect or an encoding says."""
+"""Images by URL: from public addresses only, whatever a name, a redirect or an encoding says."""
 
 import http.server
 import socket
@@ -9,7 +9,7 @@ import pytest
 
 from serving.conftest import png, running
 from transformers_detr.serving import fetching
-from transformers_detr.serving.errors import Refusal
+from transformers_detr.serving.errors import ServiceError
 from transformers_detr.serving.fetching import fetch, is_public
 
 NOT_PUBLIC = [
@@ -35,7 +35,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         if self.path == "/to-file":
             return self.move("file:///etc/passwd")
         if self.path == "/moved":
-            return self.move("/picture.png")
+            return self.move("/image.png")
         if self.path == "/missing":
             return self.send_error(404)
         self.send_response(200)
@@ -60,8 +60,8 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(pictures):
-    Site.content = png(pictures[0])
+def site(images):
+    Site.content = png(images[0])
 
     class Quiet(http.server.ThreadingHTTPServer):
         def handle_error(self, *_):
@@ -94,7 +94,7 @@ def test_these_are_public(address):
 
 @pytest.mark.parametrize("url", HERE)
 def test_private_addresses_are_refused_however_they_are_written(url):
-    with pytest.raises(Refusal, match=r"not public|cannot be fetched"):
+    with pytest.raises(ServiceError, match=r"not public|cannot be fetched"):
         fetch(url, 1000, 5)
 
 
@@ -102,19 +102,19 @@ def test_private_addresses_are_refused_however_they_are_written(url):
     "url", ["ftp://8.8.8.8/x", "file:///etc/passwd", "http:///x", "gopher://8.8.8.8", "//8.8.8.8/"]
 )
 def test_only_http(url):
-    with pytest.raises(Refusal, match="only http and https"):
+    with pytest.raises(ServiceError, match="only http and https"):
         fetch(url, 1000, 5)
 
 
 def test_one_private_address_of_a_name_is_enough(monkeypatch):
     addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, 80)) for ip in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-    with pytest.raises(Refusal, match="not public"):
+    with pytest.raises(ServiceError, match="not public"):
         fetch("http://both.example/", 1000, 5)
 
 
 def test_the_name_is_resolved_once_and_the_checked_address_is_connected_to(monkeypatch, site, this_machine_is_public):
-    """A name server that answers otherwise the second time changes nothing."""
+    """A name server that responses otherwise the second time changes nothing."""
     whole, asked, port = socket.getaddrinfo, [], int(site.rpartition(":")[2])
 
     def resolve(host, *arguments, **keywords):
@@ -124,7 +124,7 @@ def test_the_name_is_resolved_once_and_the_checked_address_is_connected_to(monke
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1" if len(asked) == 1 else "10.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    assert fetch(f"http://cats.example:{port}/picture.png", 10**6, 5) == Site.content
+    assert fetch(f"http://cats.example:{port}/image.png", 10**6, 5) == Site.content
     assert asked == ["cats.example"]
 
 
@@ -139,22 +139,22 @@ def test_the_name_is_resolved_once_and_the_checked_address_is_connected_to(monke
     ],
 )
 def test_what_sites_may_try(site, this_machine_is_public, path, reason):
-    with pytest.raises(Refusal, match=reason):
+    with pytest.raises(ServiceError, match=reason):
         fetch(site + path, 100_000, 5)
 
 
 def test_a_site_that_sends_a_byte_now_and_then_is_cut_off(site, this_machine_is_public):
     start = time.monotonic()
-    with pytest.raises(Refusal, match="cannot be fetched"):
+    with pytest.raises(ServiceError, match="cannot be fetched"):
         fetch(site + "/slow", 100_000, 0.5)
     assert time.monotonic() - start < 3
 
 
-def test_the_service_fetches_where_it_may(loaders, site, this_machine_is_public, pictures):
+def test_the_service_fetches_where_it_may(loaders, site, this_machine_is_public, images):
     with running(loaders, allow_urls=True) as service:
         service.wait_until_ready()
-        direct = service.ask("/", png(pictures[0])).json
-        for path in ("/picture.png", "/moved"):
-            assert service.ask_json({"inputs": site + path}).json == direct
-        refused = service.ask_json({"inputs": site + "/inside"})
-        assert (refused.status, refused.json["error"]) == (400, "the URL leads to an address that is not public")
+        direct = service.request("/", png(images[0])).json
+        for path in ("/image.png", "/moved"):
+            assert service.request_json({"inputs": site + path}).json == direct
+        refused = service.request_json({"inputs": site + "/inside"})
+        assert (refused.status, refused.json["error"]) == (400, "the URL resolves to an address that is not public")

@@ -1,4 +1,4 @@
-"""The Hub's own client against the running service: what it parses equals what the pipeline answers."""
+"""The Hub's own client against the running service: what it parses equals what the pipeline responses."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def pipeline(detector):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.3, 0.95])
-def test_objects_are_those_of_the_pipeline(service, pipeline, pictures, threshold):
+def test_objects_are_those_of_the_pipeline(service, pipeline, images, threshold):
     client = InferenceClient(model=service.url)
     count = 0
-    for picture in pictures:
-        found = client.object_detection(png(picture), threshold=threshold)
-        expected = pipeline(picture, threshold=0.7 if threshold is None else threshold)
+    for image in images:
+        found = client.object_detection(png(image), threshold=threshold)
+        expected = pipeline(image, threshold=0.7 if threshold is None else threshold)
         assert [entry.label for entry in found] == [entry["label"] for entry in expected]
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.score == pytest.approx(theirs["score"], abs=1e-5)
@@ -33,23 +33,23 @@ def test_objects_are_those_of_the_pipeline(service, pipeline, pictures, threshol
     assert count > 0
 
 
-def test_thresholds_are_honored(service, detector, pictures):
+def test_thresholds_are_honored(service, detector, images):
     client = InferenceClient(model=service.url)
-    scores = sorted(detector(pictures[0], threshold=0).scores.tolist())
+    scores = sorted(detector(images[0], threshold=0).scores.tolist())
     between = (scores[5] + scores[6]) / 2
-    assert [len(client.object_detection(png(pictures[0]), threshold=at)) for at in (0.0, between, 1.0)] == [12, 6, 0]
+    assert [len(client.object_detection(png(images[0]), threshold=at)) for at in (0.0, between, 1.0)] == [12, 6, 0]
 
 
 @pytest.mark.parametrize(
     ("subtask", "threshold"), [(None, None), ("panoptic", 0.9), ("instance", 0.3), ("semantic", None)]
 )
-def test_segments_are_those_of_the_segmenter(service, segmenter, pictures, subtask, threshold):
+def test_segments_are_those_of_the_segmenter(service, segmenter, images, subtask, threshold):
     client = InferenceClient(model=f"{service.url}/models/org/parts")
     total = 0
-    for picture in pictures[:4]:
-        found = client.image_segmentation(png(picture), subtask=subtask, threshold=threshold)
+    for image in images[:4]:
+        found = client.image_segmentation(png(image), subtask=subtask, threshold=threshold)
         own = type(segmenter)(segmenter.model, segmenter.image_processor, subtask or "panoptic")
-        expected = own(picture, threshold=threshold)
+        expected = own(image, threshold=threshold)
         assert [entry.label for entry in found] == [info["name"] for info in expected.segments_info]
         for entry, info in zip(found, expected.segments_info, strict=True):
             assert entry.score == (None if info["score"] is None else pytest.approx(info["score"], abs=1e-5))
@@ -61,22 +61,22 @@ def test_segments_are_those_of_the_segmenter(service, segmenter, pictures, subta
     assert total > 0
 
 
-def test_files_and_pictures_are_taken_as_the_client_sends_them(service, pictures, tmp_path):
+def test_files_and_images_are_taken_as_the_client_sends_them(service, images, tmp_path):
     path = tmp_path / "photo.jpg"
-    pictures[0].save(path, quality=95)
+    images[0].save(path, quality=95)
     client = InferenceClient(model=service.url)
     as_bytes = client.object_detection(path)
     assert as_bytes == client.object_detection(path.read_bytes())
     assert as_bytes == client.object_detection(path, threshold=0.7), "with a threshold, the client sends JSON"
 
 
-def test_the_token_of_the_client_opens_the_service(loaders, pictures):
+def test_the_token_of_the_client_opens_the_service(loaders, images):
     from huggingface_hub.errors import HfHubHTTPError
 
     from serving.conftest import running
 
     with running(loaders, token="secret") as service:
         service.wait_until_ready()
-        assert InferenceClient(model=service.url, token="secret").object_detection(png(pictures[0]), threshold=0)
+        assert InferenceClient(model=service.url, token="secret").object_detection(png(images[0]), threshold=0)
         with pytest.raises(HfHubHTTPError, match="bearer token"):
-            InferenceClient(model=service.url, token="secres").object_detection(png(pictures[0]))
+            InferenceClient(model=service.url, token="secres").object_detection(png(images[0]))

@@ -17,7 +17,7 @@ WIDTHS = {390: 844, 1280: 860}
 
 
 def test_it_is_served_whole(service):
-    page = service.ask("/")
+    page = service.request("/")
     assert page.headers["Content-Type"].startswith("text/html")
     assert page.headers["Content-Security-Policy"].startswith("default-src 'self';")
     text = page.body.decode()
@@ -26,11 +26,11 @@ def test_it_is_served_whole(service):
     while asked:
         address = asked.pop()
         seen.add(address)
-        answer = service.ask(f"/{address}")
-        assert answer.status == 200, address
+        response = service.request(f"/{address}")
+        assert response.status == 200, address
         if address.endswith(".js"):
-            assert "javascript" in answer.headers["Content-Type"]
-            asked |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', answer.body.decode())} - seen
+            assert "javascript" in response.headers["Content-Type"]
+            asked |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', response.body.decode())} - seen
     assert {path.name for path in app_module._PAGE.iterdir()} - {"index.html"} == {name.split("/")[1] for name in seen}
 
 
@@ -120,17 +120,17 @@ def page(browser, service, request):
 
 
 @pytest.mark.slow
-def test_objects(page, service, detector, pictures, tmp_path):
+def test_objects(page, service, detector, images, tmp_path):
     """Drop, boxes, slider, classes, attention, keyboard, downloads; seconds."""
-    picture = pictures[4].resize((960, 480))
-    expected = detector(picture, threshold=0.05).to_dict(integer_pixels=True)
+    image = images[4].resize((960, 480))
+    expected = detector(image, threshold=0.05).to_dict(integer_pixels=True)
     scores = sorted((entry["score"] for entry in expected), reverse=True)
-    page.drop(png(picture))
+    page.drop(png(image))
     page.page.screenshot(path=tmp_path / "boxes.png", full_page=True)
     assert page.shown() == sum(score >= 0.7 for score in scores)
     assert page.page.evaluate("document.documentElement.scrollWidth") <= page.page.viewport_size["width"]
 
-    assert_boxes(page, expected, picture)
+    assert_boxes(page, expected, image)
     page.slide(5)
     assert page.shown() == len(expected)
     page.slide(95)
@@ -166,19 +166,19 @@ def test_objects(page, service, detector, pictures, tmp_path):
     saved = json.loads(download.value.path().read_text())
     assert sorted(saved, key=str) == sorted(expected, key=str)
     with page.page.expect_download() as download:
-        page.page.locator("#save-picture").click()
+        page.page.locator("#save-image").click()
     with Image.open(download.value.path()) as drawn:
-        assert drawn.size == picture.size
+        assert drawn.size == image.size
 
 
-def assert_boxes(page, expected, picture):
+def assert_boxes(page, expected, image):
     """Every box lies where the service says, in the pixels of the screen."""
     frame = page.page.locator("#frame").bounding_box()
     page.slide(5)
     boxes = page.page.locator(".marker").evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
     for box, entry in zip(boxes, sorted(expected, key=lambda entry: -entry["score"]), strict=True):
-        left = max(entry["box"]["xmin"], 0) / picture.width * frame["width"]
-        bottom = min(entry["box"]["ymax"], picture.height) / picture.height * frame["height"]
+        left = max(entry["box"]["xmin"], 0) / image.width * frame["width"]
+        bottom = min(entry["box"]["ymax"], image.height) / image.height * frame["height"]
         assert box["x"] - frame["x"] == pytest.approx(left, abs=2)
         assert box["y"] + box["height"] - frame["y"] == pytest.approx(max(bottom, 5), abs=6)
     page.slide(70)
@@ -191,12 +191,12 @@ def attention_pixels(page):
 
 
 @pytest.mark.slow
-def test_segments(page, segmenter, pictures):
+def test_segments(page, segmenter, images):
     """Masks, and the pixel below the pointer; seconds."""
     page.page.select_option("#model", "org/parts")
-    picture = pictures[0].resize((640, 480))
-    found = segmenter(picture, threshold=0.5)
-    page.drop(png(picture))
+    image = images[0].resize((640, 480))
+    found = segmenter(image, threshold=0.5)
+    page.drop(png(image))
     page.slide(50)
     assert page.shown() == len(found)
     assert page.page.locator("#masks").evaluate("canvas => canvas.width") == 640
@@ -211,35 +211,35 @@ def test_segments(page, segmenter, pictures):
 
 
 @pytest.mark.slow
-def test_camera_and_paste(browser, service, pictures):
+def test_camera_and_paste(browser, service, images):
     """With the browser's made-up camera; seconds."""
     page = Page(browser, service, 1280)
     page.page.locator("#open-camera").click()
     page.page.locator("#shoot").click(timeout=20_000)
     page.wait()
-    assert page.page.locator("#picture").evaluate("canvas => canvas.width") >= 640
+    assert page.page.locator("#image").evaluate("canvas => canvas.width") >= 640
     page.page.evaluate(
         """(bytes) => {
             const transfer = new DataTransfer();
             transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png", { type: "image/png" }));
             document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
         }""",
-        list(png(pictures[0])),
+        list(png(images[0])),
     )
-    wait_for(lambda: page.page.locator("#picture").evaluate("canvas => canvas.width") == SIZES[0][0])
+    wait_for(lambda: page.page.locator("#image").evaluate("canvas => canvas.width") == SIZES[0][0])
     page.wait()
     assert not page.problems
     page.context.close()
 
 
 @pytest.mark.slow
-def test_problems_are_told(browser, service, pictures):
-    """What is no picture, and a service that has gone; seconds."""
+def test_problems_are_told(browser, service, images):
+    """What is no image, and a service that has gone; seconds."""
     page = Page(browser, service, 390)
-    page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
     page.page.wait_for_selector("#problem:not([hidden])")
     assert "cannot open" in page.page.locator("#problem").inner_text()
     page.page.route("**/models/**", lambda route: route.abort())
-    page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": png(pictures[0])})
+    page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": png(images[0])})
     wait_for(lambda: "cannot be reached" in page.page.locator("#problem").inner_text())
     page.context.close()

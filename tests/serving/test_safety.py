@@ -1,4 +1,4 @@
-"""Hostile input: refused for a reason, without an error of the service, and it still answers afterwards."""
+"""Hostile input: refused for a reason, without an error of the service, and it still responses afterwards."""
 
 import base64
 import contextlib
@@ -20,9 +20,9 @@ from starlette.requests import Request
 
 from serving.conftest import png, running
 from transformers_detr.serving import auth, server
-from transformers_detr.serving.errors import Refusal
+from transformers_detr.serving.errors import ServiceError
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.request_parameters import read_json
+from transformers_detr.serving.request_body import parse_json
 
 REFUSED = {400, 408, 413, 415, 422}
 
@@ -30,20 +30,20 @@ REFUSED = {400, 408, 413, 415, 422}
 @pytest.fixture(scope="module")
 def small(loaders):
     """A service with little patience."""
-    limits = Limits(picture_bytes=100_000, pixels=50_000, body_seconds=0.6)
+    limits = Limits(image_bytes=100_000, pixels=50_000, body_seconds=0.6)
     with running(loaders, limits, preload=True) as service:
         service.wait_until_ready()
         yield service
 
 
 @pytest.fixture(autouse=True)
-def still_answers(request, small, pictures):
+def still_answers(request, small, images):
     yield
-    assert small.ask("/", png(pictures[0])).status == 200
+    assert small.request("/", png(images[0])).status == 200
 
 
 def huge_png(width=30_000, height=30_000):
-    """A picture of 900 million pixels in a few hundred bytes; it cannot be decoded, and must not be."""
+    """A image of 900 million pixels in a few hundred bytes; it cannot be decoded, and must not be."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -64,13 +64,13 @@ def raw(service, *parts, pause=0.0, seconds=10):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(part)
             time.sleep(pause)
-        answer = b""
+        response = b""
         with contextlib.suppress(ConnectionResetError):
             while chunk := connection.recv(65536):
-                answer += chunk
-                if b"}" in answer:
+                response += chunk
+                if b"}" in response:
                     break
-    return int(answer.split()[1]) if answer else None
+    return int(response.split()[1]) if response else None
 
 
 def head(length=None, path="/", kind="application/octet-stream", extra=""):
@@ -82,35 +82,35 @@ def test_bombs_are_refused_before_decoding(small, monkeypatch):
     Image.init()  # some of Pillow's plugins load an image when they are imported
     monkeypatch.setattr(Image.Image, "load", None)
     for size in [(30_000, 30_000), (10_000, 12_000), (300, 200)]:
-        answer = small.ask("/", huge_png(*size))
-        assert answer.status == 413
-        assert answer.json == {"error": "the picture has more than 50000 pixels"}
+        response = small.request("/", huge_png(*size))
+        assert response.status == 413
+        assert response.json == {"error": "the image has more than 50000 pixels"}
 
 
 def test_long_bodies_are_refused_while_they_are_read(small):
-    assert small.ask("/", b"x" * 100_001).json == {"error": "the body is longer than 100000 bytes"}
-    assert small.ask("/", b"x" * 3_000_000).status == 413, "the client got to read it"
+    assert small.request("/", b"x" * 100_001).json == {"error": "the request body is longer than 100000 bytes"}
+    assert small.request("/", b"x" * 3_000_000).status == 413, "the client got to read it"
     chunk = b"%x\r\n" % 50_000 + b"x" * 50_000 + b"\r\n"
     assert raw(small, head(), *[chunk] * 40, b"0\r\n\r\n") == 413
     document = json.dumps({"inputs": "x" * 140_000})
-    assert small.ask("/", document.encode(), content_type="application/json").status == 413
+    assert small.request("/", document.encode(), content_type="application/json").status == 413
 
 
 def test_an_invitation_is_not_given_to_a_body_that_is_too_long(small):
-    """With Expect: 100-continue the answer comes before the body."""
+    """With Expect: 100-continue the response comes before the body."""
     assert raw(small, head(10**12, extra="Expect: 100-continue\r\n")) == 413
 
 
 @pytest.mark.parametrize("length", [0, 1, 10, 40, 200, -30])
-def test_cut_pictures(small, pictures, length):
-    content = png(pictures[0])[:length]
-    assert small.ask("/", content).status in REFUSED
+def test_truncated_images(small, images, length):
+    content = png(images[0])[:length]
+    assert small.request("/", content).status in REFUSED
     text = base64.b64encode(content).decode()
-    assert small.ask_json({"inputs": text}).status in REFUSED
+    assert small.request_json({"inputs": text}).status in REFUSED
 
 
-def test_wrong_content_types(small, pictures):
-    content = png(pictures[0])
+def test_wrong_content_types(small, images):
+    content = png(images[0])
     for kind in (
         "text/plain",
         "multipart/form-data; boundary=x",
@@ -118,12 +118,12 @@ def test_wrong_content_types(small, pictures):
         "application/xml",
         "🙂".encode().decode("latin-1"),
     ):
-        assert small.ask("/", content, content_type=kind).status == 415
-    assert small.ask("/", content, content_type="application/json").status == 422
-    assert small.ask("/", content, content_encoding="gzip").status == 415
-    assert small.ask("/", b'{"inputs": ""}', content_type="image/png").status == 415
+        assert small.request("/", content, content_type=kind).status == 415
+    assert small.request("/", content, content_type="application/json").status == 422
+    assert small.request("/", content, content_encoding="gzip").status == 415
+    assert small.request("/", b'{"inputs": ""}', content_type="image/png").status == 415
     for kind in ("image/jpeg", "IMAGE/PNG", "application/x-www-form-urlencoded"):
-        assert small.ask("/", content, content_type=kind).status == 200, "the picture's own head decides"
+        assert small.request("/", content, content_type=kind).status == 200, "the image's own head decides"
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,17 @@ def test_wrong_content_types(small, pictures):
 )
 def test_hostile_json(small, body):
     start = time.monotonic()
-    answer = small.ask("/", body, content_type="application/json")
-    assert answer.status in REFUSED
-    assert answer.json["error"]
+    response = small.request("/", body, content_type="application/json")
+    assert response.status in REFUSED
+    assert response.json["error"]
     assert time.monotonic() - start < 5
 
 
 def test_the_time_to_look_at_json_grows_with_its_length_only():
     for body in (b'"' * 2_000_001, b'"\\"' * 700_000, b'"' + b"\\" * 2_000_001, b'{"inputs": "' + b"A" * 20_000_000):
         start = time.monotonic()
-        with pytest.raises(Refusal):
-            read_json(body)
+        with pytest.raises(ServiceError):
+            parse_json(body)
         assert time.monotonic() - start < 2
 
 
@@ -174,7 +174,7 @@ def test_slow_bodies_time_out(small):
 
 
 def test_slow_heads_are_cut_off(small, monkeypatch):
-    monkeypatch.setattr(server, "_HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(server, "_HEADER_SECONDS", 0.5)
     start = time.monotonic()
     assert raw(small, b"POST / HT", *[b"X"] * 8, pause=0.1) is None
     content = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -199,9 +199,9 @@ def test_broken_http(small, request_):
 
 def test_urls_are_not_fetched_unless_that_is_switched_on(small):
     for url in ("http://127.0.0.1/", "https://example.com/cat.jpg"):
-        answer = small.ask_json({"inputs": url})
-        assert answer.status == 403
-    assert small.ask_json({"inputs": "file:///etc/passwd"}).status == 400
+        response = small.request_json({"inputs": url})
+        assert response.status == 403
+    assert small.request_json({"inputs": "file:///etc/passwd"}).status == 400
 
 
 def test_odd_addresses(small):
@@ -213,19 +213,19 @@ def test_odd_addresses(small):
         "/page/%2e%2e/limits.py",
         "/nothing",
     ):
-        answer = small.ask(path, b"x")
-        assert answer.status in (404, 405), path
-        assert answer.json["error"]
+        response = small.request(path, b"x")
+        assert response.status in (404, 405), path
+        assert response.json["error"]
         connection = http.client.HTTPConnection("127.0.0.1", small.port)
         connection.request("GET", path)
         assert connection.getresponse().status in (404, 405)
         connection.close()
 
 
-def test_the_token_guards_all_but_the_page_and_the_signs_of_life(loaders, pictures, tmp_path):
-    from transformers_detr.serving.model_loading import model_loaders
+def test_the_token_guards_all_but_the_page_and_the_signs_of_life(loaders, images, tmp_path):
+    from transformers_detr.serving.model_registry import model_loaders
 
-    content = png(pictures[0])
+    content = png(images[0])
     with running({**loaders, **model_loaders([f"bad={tmp_path}"])}, preload=True, token="s3cret") as service:
         service.wait_until_ready()
         right = {"authorization": "Bearer s3cret"}
@@ -242,15 +242,17 @@ def test_the_token_guards_all_but_the_page_and_the_signs_of_life(loaders, pictur
                 ("/models", None),
                 ("/metrics", None),
             ]:
-                answer = service.ask(path, body, **headers)
-                assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-        assert service.ask("/", content, **right).status == 200
-        assert service.ask("/models", **right).status == 200
-        assert service.ask("/").status == service.ask("/health").status == service.ask("/ready").status == 200
-        while "loading" in {entry["state"] for entry in service.ask("/ready").json["models"]}:
+                response = service.request(path, body, **headers)
+                assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert service.request("/", content, **right).status == 200
+        assert service.request("/models", **right).status == 200
+        assert (
+            service.request("/").status == service.request("/health").status == service.request("/ready").status == 200
+        )
+        while "loading" in {entry["state"] for entry in service.request("/ready").json["models"]}:
             time.sleep(0.05)
-        assert not any("reason" in entry for entry in service.ask("/ready").json["models"])
-        assert any("reason" in entry for entry in service.ask("/ready", **right).json["models"])
+        assert not any("reason" in entry for entry in service.request("/ready").json["models"])
+        assert any("reason" in entry for entry in service.request("/ready", **right).json["models"])
 
 
 @pytest.mark.parametrize("given", ["s3cret", "s", "", "t3cret", "s3cret" * 1000])
@@ -264,16 +266,16 @@ def test_tokens_are_compared_in_constant_time(monkeypatch, given):
 
     monkeypatch.setattr(auth, "hmac", SimpleNamespace(compare_digest=compare_digest))
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {given}".encode())]})
-    assert auth.holds_token(request, "s3cret") is (given == "s3cret")
+    assert auth.has_valid_token(request, "s3cret") is (given == "s3cret")
     assert compared == [(given.encode(), b"s3cret")]
 
 
-def test_nothing_of_a_request_is_logged(small, pictures, caplog):
+def test_nothing_of_a_request_is_logged(small, images, caplog):
     caplog.set_level(logging.DEBUG)
     secret = "s0me-0ne"
-    small.ask(f"/?threshold=0.123&{secret}=1", png(pictures[0]), user_agent=secret, authorization=f"Bearer {secret}")
-    small.ask_json({"inputs": secret, "parameters": {"threshold": 0.123}})
-    small.ask(f"/models/{secret}", secret.encode())
+    small.request(f"/?threshold=0.123&{secret}=1", png(images[0]), user_agent=secret, authorization=f"Bearer {secret}")
+    small.request_json({"inputs": secret, "parameters": {"threshold": 0.123}})
+    small.request(f"/models/{secret}", secret.encode())
     ours = [record for record in caplog.records if record.name.startswith(("transformers_detr", "uvicorn"))]
     assert any("bytes" in record.getMessage() for record in ours)
     for record in ours:
@@ -284,7 +286,7 @@ def test_nothing_of_a_request_is_logged(small, pictures, caplog):
 
 @pytest.mark.slow
 def test_random_bytes(small):
-    """500 times 10,000 bytes, alone and behind the heads of pictures; a minute."""
+    """500 times 10,000 bytes, alone and behind the heads of images; a minute."""
     random_ = random.Random(0)
     heads = [
         b"",
@@ -299,9 +301,9 @@ def test_random_bytes(small):
     for number in range(500):
         body = heads[number % len(heads)] + random_.randbytes(10_000)
         kind = "application/json" if number % 5 == 4 else "image/jpeg"
-        answer = small.ask("/", body, content_type=kind)
-        assert answer.status in REFUSED, number
-        assert answer.json["error"]
+        response = small.request("/", body, content_type=kind)
+        assert response.status in REFUSED, number
+        assert response.json["error"]
         if number == 99:
             before = resident_bytes()
     assert resident_bytes() - before < 20_000_000, "memory grows"
@@ -314,16 +316,16 @@ def resident_bytes():
 
 
 @pytest.mark.slow
-def test_undecodable_pictures(loaders, shared_path):
+def test_undecodable_images(loaders, shared_path):
     """Seconds."""
     paths = sorted(shared_path("data", "odd_images", "undecodable").iterdir())
     assert paths
     with running(loaders) as service:
         service.wait_until_ready()
         for path in paths:
-            answer = service.ask("/", path.read_bytes())
-            assert answer.status in REFUSED, path
-            assert answer.json["error"]
+            response = service.request("/", path.read_bytes())
+            assert response.status in REFUSED, path
+            assert response.json["error"]
 
 
 @pytest.mark.slow

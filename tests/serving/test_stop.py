@@ -16,7 +16,7 @@ import pytest
 from tiny_detector import save, tiny_detector
 
 from serving.conftest import png, running
-from transformers_detr.serving.runner import ServedModel
+from transformers_detr.serving.runner import ModelRunner
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Load:
                 return
             try:
                 connection.request("POST", "/?threshold=0", self.content)
-                answer = connection.getresponse()
-                answer.read()
-                self.answered.append(answer.status)
+                response = connection.getresponse()
+                response.read()
+                self.answered.append(response.status)
             except (OSError, http.client.HTTPException) as error:
                 self.lost.append(repr(error))
                 return
@@ -57,15 +57,15 @@ class Load:
                 future.result()
 
 
-def test_a_stop_under_load_answers_what_was_accepted(detector, pictures):
-    class Slow(ServedModel):
-        def run(self, works):
+def test_a_stop_under_load_answers_what_was_accepted(detector, images):
+    class Slow(ModelRunner):
+        def run(self, requests):
             time.sleep(0.05)
-            return super().run(works)
+            return super().run(requests)
 
     with running({"tiny": lambda: Slow(detector)}) as service:
         service.wait_until_ready()
-        load = Load(service.port, png(pictures[0]))
+        load = Load(service.port, png(images[0]))
         load.run(8, lambda: setattr(service.server, "should_exit", True), after=30)
         service.thread.join(timeout=30)
     assert not load.lost
@@ -76,10 +76,10 @@ def test_a_stop_under_load_answers_what_was_accepted(detector, pictures):
 def test_it_says_that_it_stops(detector):
     gate = threading.Event()
 
-    class Gated(ServedModel):
-        def run(self, works):
+    class Gated(ModelRunner):
+        def run(self, requests):
             gate.wait(20)
-            return super().run(works)
+            return super().run(requests)
 
     with running({"tiny": lambda: Gated(detector)}) as service:
         service.wait_until_ready()
@@ -89,15 +89,15 @@ def test_it_says_that_it_stops(detector):
         service.server.should_exit = True
         time.sleep(0.25)
         connection.request("GET", "/ready")
-        answer = connection.getresponse()
-        assert (answer.status, answer.headers["Connection"]) == (503, "close")
-        assert b"stopping" in answer.read()
+        response = connection.getresponse()
+        assert (response.status, response.headers["Connection"]) == (503, "close")
+        assert b"stopping" in response.read()
         connection.close()
         gate.set()
 
 
 @pytest.mark.slow
-def test_sigterm_under_load(tmp_path, pictures):
+def test_sigterm_under_load(tmp_path, images):
     """The command itself, with a model that cannot be loaded beside it; half a minute."""
     folder = save(tiny_detector(), tmp_path / "tiny")
     command = "import sys; from transformers_detr import cli; cli.app(sys.argv[1:])"
@@ -119,7 +119,7 @@ def test_sigterm_under_load(tmp_path, pictures):
             time.sleep(0.05)
         (line,) = [line for line in log if "running on" in line]
         port = int(line.split("http://127.0.0.1:")[1].split()[0])
-        load = Load(port, png(pictures[0]))
+        load = Load(port, png(images[0]))
         load.run(16, lambda: process.send_signal(signal.SIGTERM), after=100)
         process.wait(timeout=60)
     finally:

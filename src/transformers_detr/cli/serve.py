@@ -1,10 +1,9 @@
-"""`detr serve`: models behind HTTP, with a page to try them on."""
+"""`detr serve`: serve models over HTTP, with a demo page."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -16,11 +15,7 @@ from transformers_detr.serving.limits import Limits
 MEGA = 1_000_000
 
 
-class Deployment(StrEnum):
-    """A folder that another place runs."""
-
-    space = "space"
-    endpoint = "endpoint"
+Deployment = Literal["space", "endpoint"]
 
 
 def serve(
@@ -30,65 +25,64 @@ def serve(
             "--model",
             "-m",
             metavar="[NAME=]NAME|DIR",
-            help="Name on the Hub, or a folder with a saved model; several times for several models. The first one"
-            " answers POST / and is loaded at once, the others when they are first asked.",
+            help="Name on the Hub, or a folder with a saved model. Repeat for several models: the first one serves"
+            " POST / and is loaded at startup, the others on their first request.",
             show_default="facebook/detr-resnet-50",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")] = 8000,
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
     precision: PrecisionName = None,
     batch_size: Annotated[
         int,
-        typer.Option("--batch-size", "-b", metavar="N", min=1, help="Pictures that may go through a model at once."),
+        typer.Option("--batch-size", "-b", metavar="N", min=1, help="Largest number of images in a batch."),
     ] = Limits.batch_size,
     batch_wait: Annotated[
-        float, typer.Option(metavar="MS", min=0, help="How long a picture may wait for others that are on their way.")
+        float, typer.Option(metavar="MS", min=0, help="Time that an image waits for others to share its batch.")
     ] = 1000 * Limits.batch_wait_seconds,
     queue: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Requests under way for each model; more are answered with 503.")
-    ] = Limits.waiting,
+        int, typer.Option(metavar="N", min=1, help="Requests in flight per model; further ones get status 503.")
+    ] = Limits.queue_size,
     timeout: Annotated[
-        float, typer.Option(metavar="S", min=0.1, help="Longest time to an answer.")
-    ] = Limits.answer_seconds,
+        float, typer.Option(metavar="S", min=0.1, help="Time limit of a response.")
+    ] = Limits.response_seconds,
     max_megabytes: Annotated[
-        float, typer.Option(metavar="MB", min=0.001, help="Largest encoded picture.")
-    ] = Limits.picture_bytes / MEGA,
-    max_megapixels: Annotated[float, typer.Option(metavar="MP", min=0.001, help="Largest picture.")] = Limits.pixels
+        float, typer.Option(metavar="MB", min=0.001, help="Largest encoded image.")
+    ] = Limits.image_bytes / MEGA,
+    max_megapixels: Annotated[float, typer.Option(metavar="MP", min=0.001, help="Largest image.")] = Limits.pixels
     / MEGA,
     token: Annotated[
         str | None,
         typer.Option(
             envvar="DETR_SERVE_TOKEN",
             metavar="TOKEN",
-            help="Bearer token that clients must send. Better in the environment than here, where `ps` shows it.",
+            help="Bearer token that clients must send. Prefer the environment variable: `ps` shows options.",
         ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch pictures whose URL is sent, from public addresses only.")
+        bool, typer.Option("--allow-urls", help="Fetch images by URL, from public addresses only.")
     ] = False,
-    preload: Annotated[bool, typer.Option("--preload", help="Load all models at once.")] = False,
+    preload: Annotated[bool, typer.Option("--preload", help="Load all models at startup.")] = False,
     write: Annotated[
         Deployment | None,
         typer.Option(
-            metavar="|".join(Deployment),
-            help="Serve nothing, but write the folder of a Space (also a container), or the handler of an Inference"
-            " Endpoint, to --output.",
+            help="Do not serve, but write a Space (also a container) or the handler of an Inference Endpoint to"
+            " --output.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to create.")] = None,
 ) -> None:
-    """Serve models over HTTP, in the forms of the Hub's inference API, with a page to try them on.
+    """Serve models over HTTP in the formats of the Hub's inference API, with a demo page.
 
-    `huggingface_hub.InferenceClient(model="http://127.0.0.1:8000").object_detection("photo.jpg")` works as it stands;
-    so does `curl --data-binary @photo.jpg "http://127.0.0.1:8000/?threshold=0.7"`. The page is at the same address,
-    the description of the interface at /openapi.json, counters for Prometheus at /metrics.
+    `huggingface_hub.InferenceClient(model="http://127.0.0.1:8000").object_detection("photo.jpg")` is a
+    client; so is `curl --data-binary @photo.jpg "http://127.0.0.1:8000/?threshold=0.7"`. The page is at /, the API
+    description at /openapi.json, Prometheus metrics at /metrics.
     """
     if backend is not None and dtype is not None:
-        raise typer.BadParameter("what detr export wrote has its --precision, no --dtype")
+        raise typer.BadParameter("--dtype does not apply to exported models; use --precision")
     names = models or ["facebook/detr-resnet-50"]
     if (write is None) != (output is None):
         raise typer.BadParameter("--write and --output go together")
@@ -99,17 +93,17 @@ def serve(
     from transformers.utils import logging as transformers_logging
 
     from transformers_detr.serving.app import create_app
-    from transformers_detr.serving.model_loading import model_loaders
+    from transformers_detr.serving.model_registry import model_loaders
     from transformers_detr.serving.server import LOGGING, make_server
 
     transformers_logging.disable_progress_bar()
     limits = Limits(
-        picture_bytes=round(max_megabytes * MEGA),
+        image_bytes=round(max_megabytes * MEGA),
         pixels=round(max_megapixels * MEGA),
-        waiting=queue,
+        queue_size=queue,
         batch_size=batch_size,
         batch_wait_seconds=batch_wait / 1000,
-        answer_seconds=timeout,
+        response_seconds=timeout,
     )
     options = {"device": device, **(exported_options(backend, precision) or {"dtype": dtype})}
     try:
@@ -121,13 +115,13 @@ def serve(
 
 
 def _write(write: Deployment, output: Path, models: list[str]) -> None:
-    from transformers_detr.serving.deployment_folder import write_deployment
+    from transformers_detr.serving.write_deployment import write_deployment
 
     try:
-        write_deployment(write.value, output, models)
+        write_deployment(write, output, models)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--output") from error
-    Console(soft_wrap=True, highlight=False).print(f"Written: {escape(str(output))}; its README says how to use it.")
+    Console(soft_wrap=True, highlight=False).print(f"Written: {escape(str(output))} (see its README)")
 
 
 def _check_installed() -> None:

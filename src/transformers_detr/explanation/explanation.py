@@ -88,7 +88,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         h, w = self.decoder_attention.shape[1:]
-        return f"Explanation({self._summary()}, {len(self.points_xy)} points, attention maps {h}x{w})"
+        return f"Explanation({self._summary()}, {len(self.points_xy)} point(s), attention maps {h}x{w})"
 
     def _summary(self) -> str:
         shown, above = len(self.detections), f"above {self.threshold:.2f}"

@@ -1,1 +1,1 @@
-"""The HTTP service and its page."""
+"""HTTP service with a demo page."""

@@ -1,4 +1,4 @@
-"""The application: routes and their documents, and how errors are told."""
+"""FastAPI application: routes, error handlers and response headers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transformers_detr.serving import schemas
-from transformers_detr.serving.auth import holds_token, require_token
-from transformers_detr.serving.errors import Refusal
+from transformers_detr.serving.auth import has_valid_token, require_token
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.request_body import discard_body
-from transformers_detr.serving.request_parameters import Parameters, explain
-from transformers_detr.serving.runner import ServedModel
-from transformers_detr.serving.service import Service
+from transformers_detr.serving.request_body import discard_body, validation_message
+from transformers_detr.serving.runner import ModelRunner
+from transformers_detr.serving.schemas import RequestParameters
+from transformers_detr.serving.state import ServiceState
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -35,63 +34,64 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
 ]
 
-Asked = Annotated[Parameters, Query()]
+QueryParameters = Annotated[RequestParameters, Query()]
 
 
 def create_app(
-    loaders: Mapping[str, Callable[[], ServedModel]],
+    loaders: Mapping[str, Callable[[], ModelRunner]],
     limits: Limits | None = None,
     *,
     token: str | None = None,
     allow_urls: bool = False,
     preload: bool = False,
 ) -> FastAPI:
-    """Make the application that any ASGI server can run.
+    """Create the application, which any ASGI server can run.
 
     Args:
-        loaders: What loads each model, by name; the first is that of `POST /`. See `model_loaders`.
-        limits: Bounds of every request.
-        token: The bearer token without which only the page, the documents, `/health` and `/ready` can be had.
-        allow_urls: Whether the service fetches pictures whose URL it is sent, from public addresses.
-        preload: Whether all models are loaded at the start. The first one always is.
+        loaders: Function that loads each model, by name; the first model serves `POST /`. See `model_loaders`.
+        limits: Limits of every request.
+        token: Bearer token. Without it, clients only get the page, `/openapi.json`, `/health` and `/ready`.
+        allow_urls: Fetch images by URL, from public addresses.
+        preload: Load all models at startup instead of the first one only.
+
+    Returns:
+        The application.
     """
-    service = Service(loaders, limits or Limits(), allow_urls, preload)
+    state = ServiceState(loaders, limits or Limits(), allow_urls, preload)
     app = FastAPI(
         title="DETR",
-        description=schemas.ABOUT,
-        version=schemas.INTERFACE_VERSION,
-        lifespan=service.running,
+        description=schemas.DESCRIPTION,
+        version=schemas.API_VERSION,
+        lifespan=state.lifespan,
         docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.service, app.state.token = service, token
-    app.add_middleware(_ResponseHeaders, service=service)
+    app.state.service, app.state.token = state, token
+    app.add_middleware(_ResponseHeaders, state=state)
     _add_error_handlers(app)
-    _add_questions(app, service)
-    _add_state(app, service)
+    _add_inference_routes(app, state)
+    _add_status_routes(app, state)
     _add_page(app)
     return app
 
 
-def _add_questions(app: FastAPI, service: Service) -> None:
-    """Routes that take a picture."""
+def _add_inference_routes(app: FastAPI, state: ServiceState) -> None:
     guarded = [Depends(require_token)]
 
     @app.post("/models/{name:path}/attention", dependencies=guarded, **schemas.ATTENTION)
-    async def attention(request: Request, name: str, parameters: Asked) -> Response:
-        return await service.answer(request, name, "attend", parameters)
+    async def attention(request: Request, name: str, parameters: QueryParameters) -> Response:
+        return await state.handle(request, name, "attention", parameters)
 
-    @app.post("/models/{name:path}", dependencies=guarded, **schemas.QUESTION_BY_NAME)
-    async def answer_by_name(request: Request, name: str, parameters: Asked) -> Response:
-        return await service.answer(request, name, "find", parameters)
+    @app.post("/models/{name:path}", dependencies=guarded, **schemas.PREDICT_BY_NAME)
+    async def predict_by_name(request: Request, name: str, parameters: QueryParameters) -> Response:
+        return await state.handle(request, name, "predict", parameters)
 
-    @app.post("/", dependencies=guarded, **schemas.QUESTION)
-    async def answer(request: Request, parameters: Asked) -> Response:
-        return await service.answer(request, None, "find", parameters)
+    @app.post("/", dependencies=guarded, **schemas.PREDICT)
+    async def predict(request: Request, parameters: QueryParameters) -> Response:
+        return await state.handle(request, None, "predict", parameters)
 
 
-def _add_state(app: FastAPI, service: Service) -> None:
-    """Routes that tell how the service is."""
+def _add_status_routes(app: FastAPI, state: ServiceState) -> None:
     guarded = [Depends(require_token)]
 
     @app.get("/health", **schemas.HEALTH)
@@ -100,16 +100,16 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", **schemas.READY)
     async def ready(request: Request) -> Response:
-        is_ready, state = service.readiness(with_reasons=holds_token(request, app.state.token))
-        return JSONResponse(state, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+        is_ready, content = state.readiness(with_reasons=has_valid_token(request, app.state.token))
+        return JSONResponse(content, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.get("/models", dependencies=guarded, **schemas.MODELS)
-    async def models() -> list[schemas.ModelEntry]:
-        return [schemas.ModelEntry(**entry) for entry in service.describe()]
+    async def models() -> list[schemas.ModelInfo]:
+        return [schemas.ModelInfo(**entry) for entry in state.list_models()]
 
     @app.get("/metrics", dependencies=guarded, **schemas.METRICS)
     async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -121,38 +121,37 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """Every error is `{"error": reason}`."""
-
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> Response:
-        return await _error(request, refusal.status, refusal.reason, refusal.headers)
+    """Make every error response `{"error": message}`."""
 
     @app.exception_handler(HTTPException)
-    async def not_served(request: Request, error: HTTPException) -> Response:
-        return await _error(request, error.status_code, str(error.detail), error.headers)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return await _error_response(request, error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return await _error(request, HTTPStatus.UNPROCESSABLE_ENTITY, explain(error.errors()), None)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        message = validation_message(error.errors())
+        return await _error_response(request, HTTPStatus.UNPROCESSABLE_ENTITY, message, None)
 
 
-async def _error(request: Request, status: int, reason: str, headers: Mapping[str, str] | None) -> Response:
-    closing = {} if await discard_body(request) else {"Connection": "close"}
-    return JSONResponse({"error": reason}, status, {**(headers or {}), **closing})
+async def _error_response(
+    request: Request, status: int, message: str, headers: Mapping[str, str] | None
+) -> JSONResponse:
+    close = {} if await discard_body(request) else {"Connection": "close"}
+    return JSONResponse({"error": message}, status, {**(headers or {}), **close})
 
 
 class _ResponseHeaders:
-    """Adds to every answer what browsers must not do with it, and ends connections when the service stops."""
+    """Middleware that adds security headers to every response, and `Connection: close` during shutdown."""
 
-    def __init__(self, app: ASGIApp, service: Service):
+    def __init__(self, app: ASGIApp, state: ServiceState):
         self._app = app
-        self._service = service
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                closing: list[Any] = [(b"connection", b"close")] if self._service.stopping else []
-                message = {**message, "headers": [*message["headers"], *_HEADERS, *closing]}
+                close: list[Any] = [(b"connection", b"close")] if self._state.stopping else []
+                message = {**message, "headers": [*message["headers"], *_HEADERS, *close]}
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -1,4 +1,4 @@
-"""Who may ask: the bearer token."""
+"""Bearer token authentication."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from http import HTTPStatus
 
 from starlette.requests import Request
 
-from transformers_detr.serving.errors import Refusal
+from transformers_detr.serving.errors import ServiceError
 
 
-def holds_token(request: Request, token: str | None) -> bool:
-    """Whether a request carries the token, if there is one; the time says nothing about how much of it is right."""
+def has_valid_token(request: Request, token: str | None) -> bool:
+    """Return whether a request carries the token, or none is needed. Tokens are compared in constant time."""
     if token is None:
         return True
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode())
-    return right and scheme.lower() == "bearer"
+    matches = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode())
+    return matches and scheme.lower() == "bearer"
 
 
 def require_token(request: Request) -> None:
-    """Refuse a request without the token of its service.
+    """Reject a request without the service's token; a dependency of routes.
 
     Raises:
-        Refusal: It has none, or another.
+        ServiceError: 401, the token is missing or wrong.
     """
-    if not holds_token(request, request.app.state.token):
-        raise Refusal(HTTPStatus.UNAUTHORIZED, "this service wants its bearer token (Authorization: Bearer …)")
+    if not has_valid_token(request, request.app.state.token):
+        raise ServiceError(
+            HTTPStatus.UNAUTHORIZED, "missing or invalid bearer token (send Authorization: Bearer TOKEN)"
+        )

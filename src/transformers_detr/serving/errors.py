@@ -1,27 +1,23 @@
-"""Why a request is not answered: a status and a reason that its sender may see."""
+"""HTTP errors of the service."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 
-class Refusal(Exception):
-    """A request is not answered.
+
+class ServiceError(HTTPException):
+    """Error whose status and message the client receives.
 
     Args:
         status: HTTP status.
-        reason: One sentence for the sender.
-        retry_after: Seconds after which it is worth trying again.
+        message: One sentence for the client.
+        retry_after: Value of the `Retry-After` header, in seconds.
     """
 
-    def __init__(self, status: HTTPStatus, reason: str, retry_after: int | None = None):
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    def __init__(self, status: HTTPStatus, message: str, retry_after: int | None = None):
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         if status == HTTPStatus.UNAUTHORIZED:
-            self.headers["WWW-Authenticate"] = "Bearer"
-
-
-class ClientGone(Exception):
-    """The client closed the connection before it had its answer."""
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, message, headers)

@@ -1,4 +1,4 @@
-"""The path of one request: body → picture → work → batch → answer, with its bounds and its measurements."""
+"""Request handler: body → image → prepared request → batch → response, with limits and metrics."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from transformers_detr.serving.errors import ClientGone, Refusal
+from transformers_detr.inference.sources import URL_PREFIXES
+from transformers_detr.serving.errors import ServiceError
 from transformers_detr.serving.fetching import fetch
-from transformers_detr.serving.image_decoding import open_picture
+from transformers_detr.serving.image_decoding import decode_image
 from transformers_detr.serving.limits import Limits
 from transformers_detr.serving.metrics import Metrics
-from transformers_detr.serving.model_registry import HostedModel
-from transformers_detr.serving.request_body import JSON, media_type, read_body
-from transformers_detr.serving.request_parameters import URL_PREFIXES, Parameters, decode_base64, read_json
-from transformers_detr.serving.request_timing import Timing
-from transformers_detr.serving.runner import Kind, ServedModel, Work
+from transformers_detr.serving.model_registry import RegisteredModel
+from transformers_detr.serving.request_body import JSON, decode_base64, media_type, parse_json, read_body
+from transformers_detr.serving.request_timing import RequestTiming
+from transformers_detr.serving.runner import Endpoint, ModelRunner, PreparedRequest
+from transformers_detr.serving.schemas import RequestParameters
 
 Result = TypeVar("Result")
 
-CLIENT_GONE = 499
-"""The status under which requests are counted whose client did not wait."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in logs and metrics of requests whose client disconnected."""
 
 logger = logging.getLogger(__name__)
 
 
-class RequestPath:
-    """Answers requests about pictures.
+class RequestHandler:
+    """Handles inference requests.
 
     Args:
-        limits: Bounds of the service.
-        metrics: Counts.
-        allow_urls: Whether pictures may be given by URL.
-        threads: Where pictures are decoded and prepared, and answers written.
+        limits: Limits of the service.
+        metrics: Metrics of the service.
+        allow_urls: Fetch images by URL.
+        threads: Pool for decoding and preparing images and encoding responses.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, allow_urls: bool, threads: ThreadPoolExecutor):
@@ -49,103 +50,115 @@ class RequestPath:
         self._allow_urls = allow_urls
         self._threads = threads
 
-    async def answer(self, request: Request, hosted: HostedModel, kind: Kind, parameters: Parameters) -> Response:
-        """Answer one request.
+    async def handle(
+        self, request: Request, model: RegisteredModel, endpoint: Endpoint, parameters: RequestParameters
+    ) -> Response:
+        """Handle one request.
 
         Raises:
-            Refusal: It gets no answer, for the reason given.
+            ServiceError: The request is invalid or exceeds a limit, or the model failed.
         """
-        timing, size, status = Timing(), 0, int(HTTPStatus.INTERNAL_SERVER_ERROR)
+        timing, size, status = RequestTiming(), 0, int(HTTPStatus.INTERNAL_SERVER_ERROR)
         try:
-            with hosted.place():
+            with model.slot():
                 with timing.stage("read"):
                     body = await read_body(request, self._limits)
                 size = len(body)
                 is_json = media_type(request) == JSON
-                found = await self._in_time(
-                    request, hosted, self._find(hosted, kind, parameters, body, is_json, timing)
+                content = await self._with_timeout(
+                    request, model, self._infer(model, endpoint, parameters, body, is_json, timing)
                 )
             status = int(HTTPStatus.OK)
             headers = {"Server-Timing": timing.header(), "Cache-Control": "no-store"}
-            return Response(found, media_type=JSON, headers=headers)
-        except ClientGone:
-            status = CLIENT_GONE
-            return Response(status_code=CLIENT_GONE)  # nobody reads it
-        except Refusal as refusal:
-            status = int(refusal.status)
+            return Response(content, media_type=JSON, headers=headers)
+        except ClientDisconnect:
+            status = CLIENT_CLOSED_REQUEST
+            return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody receives it
+        except ServiceError as error:
+            status = int(error.status_code)
             raise
         except Exception as error:
-            _log_failure(error)
-            raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the service") from None
+            _log_exception(error)
+            raise ServiceError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error") from None
         finally:
-            self._metrics.finished(hosted.name, status, size, timing)
+            self._metrics.record_request(model.name, status, size, timing)
             logger.info("%d: %d bytes, %s", status, size, timing)
 
-    async def _find(
-        self, hosted: HostedModel, kind: Kind, parameters: Parameters, body: bytes, is_json: bool, timing: Timing
+    async def _infer(
+        self,
+        model: RegisteredModel,
+        endpoint: Endpoint,
+        parameters: RequestParameters,
+        body: bytes,
+        is_json: bool,
+        timing: RequestTiming,
     ) -> bytes:
-        """Return the answer as JSON."""
+        """Return the JSON response."""
         with timing.stage("load"):
-            model, batcher = await hosted.loaded()
+            runner, batcher = await model.get()
         if is_json:
             with timing.stage("parse"):
-                body, parameters = await self._unpack(body, parameters)
+                body, parameters = await self._parse(body, parameters)
         with timing.stage("decode"), batcher.expecting():
-            work = await self._in_thread(self._prepare, model, kind, parameters, body)
+            prepared = await self._in_thread(self._prepare, runner, endpoint, parameters, body)
         del body
-        outcome = await batcher.submit(work)
-        timing.stages |= {"queue": outcome.queued_seconds, "model": outcome.model_seconds}
-        timing.batch_size = outcome.batch_size
+        result = await batcher.submit(prepared)
+        timing.stages |= {"queue": result.queued_seconds, "model": result.model_seconds}
+        timing.batch_size = result.batch_size
         with timing.stage("write"):
-            return await self._in_thread(_as_json, model, work, outcome.result)
+            return await self._in_thread(_encode_response, runner, prepared, result.output)
 
-    async def _unpack(self, body: bytes, parameters: Parameters) -> tuple[bytes, Parameters]:
-        """The encoded picture that a JSON body holds or points to, and its parameters."""
-        question = await self._in_thread(read_json, body)
-        if not question.inputs.startswith(URL_PREFIXES):
-            content = await self._in_thread(decode_base64, question.inputs)
+    async def _parse(self, body: bytes, parameters: RequestParameters) -> tuple[bytes, RequestParameters]:
+        """Return the encoded image of a JSON body, fetched if given by URL, and the parameters."""
+        document = await self._in_thread(parse_json, body)
+        if not document.inputs.startswith(URL_PREFIXES):
+            content = await self._in_thread(decode_base64, document.inputs)
         elif self._allow_urls:
-            most, seconds = self._limits.picture_bytes, self._limits.body_seconds
-            content = await asyncio.to_thread(fetch, question.inputs, most, seconds)
+            max_bytes, seconds = self._limits.image_bytes, self._limits.body_seconds
+            content = await asyncio.to_thread(fetch, document.inputs, max_bytes, seconds)
         else:
-            raise Refusal(HTTPStatus.FORBIDDEN, "this service does not fetch URLs; send the picture itself")
-        return content, question.parameters or parameters
+            raise ServiceError(HTTPStatus.FORBIDDEN, "fetching URLs is disabled; send the image itself")
+        return content, document.parameters or parameters
 
-    def _prepare(self, model: ServedModel, kind: Kind, parameters: Parameters, content: bytes) -> Work:
-        return model.prepare(kind, parameters, open_picture(content, self._limits.pixels))
+    def _prepare(
+        self, runner: ModelRunner, endpoint: Endpoint, parameters: RequestParameters, content: bytes
+    ) -> PreparedRequest:
+        return runner.prepare(endpoint, parameters, decode_image(content, self._limits.pixels))
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    async def _in_time(self, request: Request, hosted: HostedModel, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do the work, unless the client goes or the time is over before."""
-        task = asyncio.create_task(work)
-        gone = asyncio.create_task(_until_gone(request))
+    async def _with_timeout(
+        self, request: Request, model: RegisteredModel, inference: Coroutine[Any, Any, Result]
+    ) -> Result:
+        """Await the inference, unless the client disconnects or the time is over first."""
+        task = asyncio.create_task(inference)
+        disconnected = asyncio.create_task(_until_disconnect(request))
         try:
-            seconds = self._limits.answer_seconds
-            await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            seconds = self._limits.response_seconds
+            await asyncio.wait({task, disconnected}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            if gone.done():
-                raise ClientGone
-            if hosted.state == "loading":
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"the model {hosted.name} is still being loaded", 10)
-            raise Refusal(HTTPStatus.GATEWAY_TIMEOUT, f"there was no answer within {seconds:g} seconds")
+            if disconnected.done():
+                raise ClientDisconnect
+            if model.state == "loading":
+                raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, f"the model {model.name} is still loading", 10)
+            raise ServiceError(HTTPStatus.GATEWAY_TIMEOUT, f"no response within {seconds:g} seconds")
         finally:
             task.cancel()
-            gone.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
+            disconnected.cancel()
+            await asyncio.gather(task, disconnected, return_exceptions=True)
 
 
-async def _until_gone(request: Request) -> None:
+async def _until_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _as_json(model: ServedModel, work: Work, result: Any) -> bytes:
-    return json.dumps(model.answer(work, result), ensure_ascii=False, allow_nan=False).encode()
+def _encode_response(runner: ModelRunner, prepared: PreparedRequest, output: Any) -> bytes:
+    return json.dumps(runner.to_response(prepared, output), ensure_ascii=False, allow_nan=False).encode()
 
 
-def _log_failure(error: Exception) -> None:
-    """Say where it happened, but not what: the message may hold something of the request."""
+def _log_exception(error: Exception) -> None:
+    """Log type and traceback, but not the message, which may contain request data."""
     logger.error("%s at\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

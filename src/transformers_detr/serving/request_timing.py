@@ -1,4 +1,4 @@
-"""How long the stages of a request took."""
+"""Timing of the stages of a request."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Timing:
-    """A stopwatch with named stages.
+class RequestTiming:
+    """Stopwatch with named stages.
 
     Attributes:
-        stages: Seconds by stage, in the order in which they ended.
-        batch_size: Pictures that shared the request's batch.
+        stages: Seconds by stage, in order of completion.
+        batch_size: Number of images in the request's batch.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Timing:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens inside."""
+        """Measure the time of a `with` block."""
         start = time.perf_counter()
         try:
             yield

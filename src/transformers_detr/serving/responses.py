@@ -1,4 +1,4 @@
-"""Results in the forms in which the Hub's inference API gives them."""
+"""Responses in the formats of the Hub's inference API."""
 
 from __future__ import annotations
 
@@ -19,80 +19,79 @@ from transformers_detr.model.postprocessing_detr import post_process_object_dete
 from transformers_detr.visualization.annotate import class_color
 
 _EVERY_QUERY = -1.0
-_QUICK = (
-    1  # the least of PNG's effort: masks are nearly as small, and encoding them should not take longer than finding
-)
+_PNG_COMPRESS_LEVEL = 1
+"""Fastest level: masks are nearly as small, and encoding must not take longer than inference."""
 
 
-def above(found: Detections, threshold: float) -> Detections:
+def filter_by_score(detections: Detections, threshold: float) -> Detections:
     """Return the detections that score above a threshold."""
-    kept = found.scores > threshold
-    names = [name for name, keep in zip(found.names, kept.tolist(), strict=True) if keep]
+    kept = detections.scores > threshold
+    names = [name for name, keep in zip(detections.names, kept.tolist(), strict=True) if keep]
     return replace(
-        found,
-        boxes_xyxy_px=found.boxes_xyxy_px[kept],
-        scores=found.scores[kept],
-        labels=found.labels[kept],
+        detections,
+        boxes_xyxy_px=detections.boxes_xyxy_px[kept],
+        scores=detections.scores[kept],
+        labels=detections.labels[kept],
         names=names,
     )
 
 
-def detections_answer(found: Detections, details: bool) -> list[dict[str, Any]]:
-    """Return the object-detection form, in whole pixels as the API and the pipeline give them.
+def detection_response(detections: Detections, details: bool) -> list[dict[str, Any]]:
+    """Return the object-detection format, in whole pixels like the API and the pipeline.
 
     Args:
-        found: The detections of a picture.
-        details: Whether to add the class id, and the color that drawings give the class.
+        detections: Detections of one image.
+        details: Add the class id and the color of the class in annotated images.
     """
-    return _detailed(found.to_dict(integer_pixels=True), found.labels.tolist(), details)
+    return _detailed(detections.to_dict(integer_pixels=True), detections.labels.tolist(), details)
 
 
-def segments_answer(found: Segments, details: bool) -> list[dict[str, Any]]:
-    """Return the image-segmentation form: `score`, `label`, and `mask`, a PNG as base64, 255 in the segment.
+def segmentation_response(segments: Segments, details: bool) -> list[dict[str, Any]]:
+    """Return the image-segmentation format: `score`, `label`, and `mask`, a base64-encoded PNG, 255 in the segment.
 
     Args:
-        found: The segments of a picture.
-        details: As of `detections_answer`.
+        segments: Segments of one image.
+        details: As for `detection_response`.
     """
     entries = [
-        {"score": info["score"], "label": info["name"], "mask": _png(found.segmentation == info["id"])}
-        for info in found.segments_info
+        {"score": info["score"], "label": info["name"], "mask": _png(segments.segmentation == info["id"])}
+        for info in segments.segments_info
     ]
-    return _detailed(entries, [info["label_id"] for info in found.segments_info], details)
+    return _detailed(entries, [info["label_id"] for info in segments.segments_info], details)
 
 
-def attention_answer(
-    seen: ImageAttention, image_size: tuple[int, int], names: dict[int, str], threshold: float
+def attention_response(
+    image_attention: ImageAttention, image_size: tuple[int, int], id2label: dict[int, str], threshold: float
 ) -> dict[str, Any]:
-    """Return where the queries looked that found something.
+    """Return the attention maps of the queries that score above the threshold.
 
     Args:
-        seen: What each query found, and where it looked.
-        image_size: (height, width) of the picture.
-        names: Class names by id.
-        threshold: What a query found must score above it.
+        image_attention: Predictions and attention of all queries.
+        image_size: (height, width) of the image.
+        id2label: Class names by id.
+        threshold: Minimum score.
 
     Returns:
-        `width` and `height` of the maps, and per query `score`, `label`, `box`, and `attention`: a byte for each
-        cell, row by row, 255 for the largest value, as base64.
+        `width` and `height` of the maps, and per query `score`, `label`, `box`, and `attention`: one byte per
+        cell, row by row, 255 for the maximum, base64-encoded.
     """
-    outputs = SimpleNamespace(logits=seen.logits[None], pred_boxes=seen.pred_boxes[None])
+    outputs = SimpleNamespace(logits=image_attention.logits[None], pred_boxes=image_attention.pred_boxes[None])
     (found,) = post_process_object_detection(outputs, _EVERY_QUERY, [image_size])
     detections = Detections(
         boxes_xyxy_px=found["boxes"].numpy(),
         scores=found["scores"].numpy(),
         labels=found["labels"].numpy(),
-        names=[names[label] for label in found["labels"].tolist()],
+        names=[id2label[label] for label in found["labels"].tolist()],
         image_size=image_size,
     )
-    height, width = seen.decoder_attention.shape[1:]
-    entries = detections_answer(detections, details=False)
+    height, width = image_attention.decoder_attention.shape[1:]
+    entries = detection_response(detections, details=False)
     return {
         "width": width,
         "height": height,
         "queries": [
-            {**entry, "attention": _gray(attention)}
-            for entry, attention in zip(entries, seen.decoder_attention.numpy(), strict=True)
+            {**entry, "attention": _encode_map(attention)}
+            for entry, attention in zip(entries, image_attention.decoder_attention.numpy(), strict=True)
             if entry["score"] > threshold
         ],
     }
@@ -109,10 +108,10 @@ def _detailed(entries: list[dict[str, Any]], labels: Sequence[int], details: boo
 
 def _png(mask: np.ndarray[Any, Any]) -> str:
     file = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(file, "PNG", compress_level=_QUICK)
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(file, "PNG", compress_level=_PNG_COMPRESS_LEVEL)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _gray(values: np.ndarray[Any, Any]) -> str:
+def _encode_map(values: np.ndarray[Any, Any]) -> str:
     scaled = np.rint(values * (255 / max(float(values.max()), 1e-12)))
     return base64.b64encode(scaled.astype(np.uint8).tobytes()).decode()

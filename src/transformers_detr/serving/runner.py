@@ -1,4 +1,4 @@
-"""A loaded model as the service uses it: pictures prepared one by one, run in batches, answered in the Hub's forms."""
+"""Model runner: prepares images one by one, runs them in batches, and builds responses in the Hub's formats."""
 
 from __future__ import annotations
 
@@ -13,39 +13,44 @@ from torch import nn
 from transformers_detr.explanation.attention import image_attention
 from transformers_detr.inference.detector import THRESHOLDS, Detector, Segmenter
 from transformers_detr.inference.predictor import Predictor, Prepared
-from transformers_detr.serving.errors import Refusal
-from transformers_detr.serving.request_parameters import Parameters
-from transformers_detr.serving.responses import above, attention_answer, detections_answer, segments_answer
+from transformers_detr.serving.errors import ServiceError
+from transformers_detr.serving.responses import (
+    attention_response,
+    detection_response,
+    filter_by_score,
+    segmentation_response,
+)
+from transformers_detr.serving.schemas import RequestParameters
 
 _WARM_UP_SIZE = (64, 48)
 
-Kind = Literal["find", "attend"]
+Endpoint = Literal["predict", "attention"]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done with one picture.
+class PreparedRequest:
+    """Preprocessed image with the parameters of its request.
 
     Attributes:
-        kind: Find what is in it, or say where the queries looked.
-        threshold: What is found must score above it.
-        subtask: What a segmentation model divides it into.
-        details: Whether the answer says more than the Hub's.
-        prepared: The picture.
+        endpoint: "predict" for detections or segments, "attention" for attention maps.
+        threshold: Minimum score.
+        subtask: Segmentation task, None for detection.
+        details: Add class ids and colors to the response.
+        prepared: Preprocessed image.
     """
 
-    kind: Kind
+    endpoint: Endpoint
     threshold: float
     subtask: str | None
     details: bool
     prepared: Prepared
 
 
-class ServedModel:
-    """A detector or segmenter behind the service.
+class ModelRunner:
+    """Detector or segmenter behind the service.
 
     Args:
-        predictor: Used in one thread at a time for `run`, in any number for the rest.
+        predictor: Only one thread at a time may call `run`; all else is thread-safe.
     """
 
     def __init__(self, predictor: Detector | Segmenter):
@@ -54,68 +59,69 @@ class ServedModel:
         self._segments = isinstance(predictor, Segmenter)
         self.task = "image-segmentation" if self._segments else "object-detection"
         self.default_threshold = float(predictor.default_threshold)
-        self.gives_attention = isinstance(predictor.model, nn.Module)
+        self.has_attention = isinstance(predictor.model, nn.Module)
 
-    def prepare(self, kind: Kind, parameters: Parameters, picture: Image.Image) -> Work:
-        """Turn a picture and what is asked about it into work.
+    def prepare(self, endpoint: Endpoint, parameters: RequestParameters, image: Image.Image) -> PreparedRequest:
+        """Preprocess the image of a request.
 
         Raises:
-            Refusal: The model cannot do what is asked, or its processor cannot resize the picture.
+            ServiceError: The model does not support the request, or the processor cannot resize the image.
         """
         subtask = self._subtask(parameters.subtask)
-        if kind == "attend" and not self.gives_attention:
-            raise Refusal(HTTPStatus.CONFLICT, "attention maps need the torch backend")
+        if endpoint == "attention" and not self.has_attention:
+            raise ServiceError(HTTPStatus.CONFLICT, "attention maps need PyTorch weights, not an exported model")
         threshold = parameters.threshold
         if threshold is None:
             threshold = self.default_threshold if subtask is None else THRESHOLDS[subtask]
         try:
-            prepared = self._predictor.prepare(picture)
+            prepared = self._predictor.prepare(image)
         except ValueError as error:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"the picture cannot be resized: {error}") from None
-        return Work(kind, threshold, subtask, parameters.details, prepared)
+            raise ServiceError(HTTPStatus.BAD_REQUEST, f"the image cannot be resized: {error}") from None
+        return PreparedRequest(endpoint, threshold, subtask, parameters.details, prepared)
 
     def warm_up(self) -> None:
-        """Do once what is slow the first time, with a gray picture."""
-        work = self.prepare("find", Parameters(), Image.new("RGB", _WARM_UP_SIZE, "gray"))
-        self.group([work], batch_size=1)
-        self.answer(work, self.run([work])[0])
+        """Run a gray image, since the first run of a model is slow."""
+        request = self.prepare("predict", RequestParameters(), Image.new("RGB", _WARM_UP_SIZE, "gray"))
+        self.select_batch([request], batch_size=1)
+        self.to_response(request, self.run([request])[0])
 
-    def group(self, works: Sequence[Work], batch_size: int) -> list[int]:
-        """Choose which of the works, by index, are run together with the first one."""
-        alike = {index: work.prepared.shape for index, work in enumerate(works) if _alike(work, works[0])}
-        return self._predictor.batches(alike, batch_size)[0]
+    def select_batch(self, requests: Sequence[PreparedRequest], batch_size: int) -> list[int]:
+        """Return the indices of the requests to run together with the first one."""
+        compatible = {
+            index: request.prepared.shape
+            for index, request in enumerate(requests)
+            if _batch_key(request) == _batch_key(requests[0])
+        }
+        return self._predictor.batches(compatible, batch_size)[0]
 
-    def run(self, works: Sequence[Work]) -> list[Any]:
-        """Run a group through the model; the results are `answer`'s to read."""
-        batch, first = [work.prepared for work in works], works[0]
-        if first.kind == "attend":
+    def run(self, requests: Sequence[PreparedRequest]) -> list[Any]:
+        """Run a batch through the model; `to_response` reads the outputs."""
+        batch, first = [request.prepared for request in requests], requests[0]
+        if first.endpoint == "attention":
             return [image_attention(self._model, item.pixel_values[None]) for item in batch]
         predictor = self._predictor
         if isinstance(predictor, Segmenter):
             predictor = Segmenter(self._model, predictor.image_processor, first.subtask)  # type: ignore[arg-type]
-        return predictor.predict(batch, min(work.threshold for work in works))
+        return predictor.predict(batch, min(request.threshold for request in requests))
 
-    def answer(self, work: Work, result: Any) -> Any:
-        """Return the answer to a work, ready for JSON."""
-        if work.kind == "attend":
-            names = self._model.config.id2label
-            return attention_answer(result, work.prepared.image_size, names, work.threshold)
+    def to_response(self, request: PreparedRequest, output: Any) -> Any:
+        """Return the response to a request, ready for JSON."""
+        if request.endpoint == "attention":
+            id2label = self._model.config.id2label
+            return attention_response(output, request.prepared.image_size, id2label, request.threshold)
         if self._segments:
-            return segments_answer(result, work.details)
-        return detections_answer(above(result, work.threshold), work.details)
+            return segmentation_response(output, request.details)
+        return detection_response(filter_by_score(output, request.threshold), request.details)
 
-    def _subtask(self, asked: str | None) -> str | None:
+    def _subtask(self, subtask: str | None) -> str | None:
         if self._segments:
-            return asked or "panoptic"
-        if asked is not None:
-            raise Refusal(HTTPStatus.BAD_REQUEST, "this model detects objects; it has no subtask")
+            return subtask or "panoptic"
+        if subtask is not None:
+            raise ServiceError(HTTPStatus.BAD_REQUEST, "subtask is for segmentation models; this is a detection model")
         return None
 
 
-def _alike(one: Work, other: Work) -> bool:
-    return _batch_key(one) == _batch_key(other)
-
-
-def _batch_key(work: Work) -> Hashable:
-    """Detections can be filtered afterwards; segments compete for pixels, so theirs must share a threshold."""
-    return work.kind, work.subtask, None if work.subtask is None else work.threshold
+def _batch_key(request: PreparedRequest) -> Hashable:
+    """Return what requests of a batch share. Segments compete for pixels, so they need the same threshold too."""
+    threshold = None if request.subtask is None else request.threshold
+    return request.endpoint, request.subtask, threshold

@@ -1,20 +1,41 @@
-"""What the OpenAPI document says of each route."""
+"""Schemas of requests and responses, and the OpenAPI description of each route."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from transformers_detr.serving.request_parameters import JsonQuestion
+DESCRIPTION = "Object detection and segmentation in the formats of the Hub's inference API."
+API_VERSION = "1.0"
 
-ABOUT = "Finds objects or segments in pictures, in the forms of the Hub's inference API."
-INTERFACE_VERSION = "1.0"
+
+class RequestParameters(BaseModel):
+    """Parameters of an inference request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False, description="Minimum score; by default the model's own."
+    )
+    subtask: Literal["panoptic", "instance", "semantic"] | None = Field(
+        default=None, description="Segmentation task, for segmentation models."
+    )
+    details: bool = Field(default=False, description="Add `class_id` and `color` to each entry of the response.")
+
+
+class InferenceRequest(BaseModel):
+    """Image and parameters in one JSON document, as the Hub's clients send it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    inputs: str = Field(description="Base64-encoded image, or its URL if the service fetches URLs.")
+    parameters: RequestParameters | None = None
 
 
 class Box(BaseModel):
-    """Corners in pixels of the upright picture; they may lie outside it."""
+    """Box corners in pixels of the upright image; they may lie outside it."""
 
     xmin: int
     ymin: int
@@ -22,8 +43,8 @@ class Box(BaseModel):
     ymax: int
 
 
-class FoundObject(BaseModel):
-    """An object, in the Hub's object-detection form."""
+class DetectedObject(BaseModel):
+    """Object in the Hub's object-detection format."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,58 +52,58 @@ class FoundObject(BaseModel):
     label: str
     box: Box
     class_id: int | None = Field(default=None, description="With `details`.")
-    color: str | None = Field(default=None, description="With `details`: the color that drawings give the class.")
+    color: str | None = Field(default=None, description="With `details`: color of the class in annotated images.")
 
 
-class FoundSegment(BaseModel):
-    """A segment, in the Hub's image-segmentation form."""
+class Segment(BaseModel):
+    """Segment in the Hub's image-segmentation format."""
 
     model_config = ConfigDict(extra="forbid")
 
     score: float | None = Field(description="None in semantic segmentation.")
     label: str
-    mask: str = Field(description="A PNG of the size of the picture as base64, 255 in the segment.")
+    mask: str = Field(description="Base64-encoded PNG of the size of the image, 255 inside the segment.")
     class_id: int | None = Field(default=None, description="With `details`.")
-    color: str | None = Field(default=None, description="With `details`: the color that drawings give the class.")
+    color: str | None = Field(default=None, description="With `details`: color of the class in annotated images.")
 
 
-class QueryAttention(FoundObject):
-    """An object, and where the query looked that found it."""
+class ObjectAttention(DetectedObject):
+    """Object with the attention of its query."""
 
-    attention: str = Field(description="A byte for each cell, row by row, 255 for the largest value, as base64.")
+    attention: str = Field(description="One byte per cell, row by row, 255 for the maximum, base64-encoded.")
 
 
 class AttentionMaps(BaseModel):
-    """Where the decoder's last layer looked."""
+    """Cross-attention of the decoder's last layer."""
 
     width: int
     height: int
-    queries: list[QueryAttention]
+    queries: list[ObjectAttention]
 
 
-class ModelState(BaseModel):
-    """A model and whether it can be used."""
+class ModelStatus(BaseModel):
+    """State of a model."""
 
     name: str
     state: str = Field(description="unloaded, loading, ready or failed")
-    reason: str | None = Field(default=None, description="Why it failed.")
+    reason: str | None = Field(default=None, description="Error message of a failed model.")
 
 
 class Readiness(BaseModel):
-    """Whether requests should come."""
+    """Whether the service accepts traffic."""
 
     status: str = Field(description="ready, not ready or stopping")
-    models: list[ModelState]
+    models: list[ModelStatus]
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Liveness of the process."""
 
     status: str
 
 
-class ModelEntry(BaseModel):
-    """What can be known of a model; of one that is not loaded, its name."""
+class ModelInfo(BaseModel):
+    """Properties of a model; only name and state if it is not loaded."""
 
     name: str
     state: str
@@ -91,66 +112,66 @@ class ModelEntry(BaseModel):
     attention: bool | None = None
 
 
-class Problem(BaseModel):
-    """Why there is no answer."""
+class ErrorResponse(BaseModel):
+    """Error message."""
 
     error: str
 
 
-_PROBLEMS = {
-    400: "The picture is damaged, or the parameters do not fit the model.",
-    401: "The bearer token is missing or wrong.",
-    403: "The service does not fetch URLs.",
-    404: "There is no such model.",
-    405: "The method is another.",
-    408: "The body did not arrive in time.",
-    409: "The model's backend gives no attention maps.",
-    413: "The body is too long, or the picture has too many pixels.",
-    415: "The body is neither JSON nor a picture of a known format.",
+_ERRORS = {
+    400: "The image is damaged, or the parameters do not fit the model.",
+    401: "The bearer token is missing or invalid.",
+    403: "Fetching URLs is disabled.",
+    404: "The model does not exist.",
+    405: "The method is not allowed.",
+    408: "The request body did not arrive in time.",
+    409: "The model is exported and has no attention maps.",
+    413: "The request body is too long, or the image has too many pixels.",
+    415: "The request body is neither JSON nor an image of a supported format.",
     422: "A parameter is unknown or out of range.",
-    503: "Too many requests are waiting, or the model is being loaded or cannot be; see Retry-After.",
-    504: "The answer took too long.",
+    503: "The queue is full, or the model is loading or failed to load; see Retry-After.",
+    504: "The response took too long.",
 }
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "The bytes of a picture, with parameters in the query; or both in one JSON document.",
+        "description": "Bytes of an image, with parameters in the query; or both in one JSON document.",
         "content": {
-            "application/json": {"schema": JsonQuestion.model_json_schema()},
-            "application/octet-stream": _PICTURE,
-            "image/*": _PICTURE,
+            "application/json": {"schema": InferenceRequest.model_json_schema()},
+            "application/octet-stream": _IMAGE,
+            "image/*": _IMAGE,
         },
     }
 }
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
+def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses}
 
 
-_ASKING: dict[str, Any] = {
-    "response_model": list[FoundObject] | list[FoundSegment],
-    "responses": _problems(400, 401, 403, 404, 408, 413, 415, 422, 503, 504),
+_INFERENCE: dict[str, Any] = {
+    "response_model": list[DetectedObject] | list[Segment],
+    "responses": _error_responses(400, 401, 403, 404, 408, 413, 415, 422, 503, 504),
     "openapi_extra": _BODY,
 }
-QUESTION: dict[str, Any] = {**_ASKING, "summary": "Ask the first model"}
-QUESTION_BY_NAME: dict[str, Any] = {**_ASKING, "summary": "Ask a model"}
+PREDICT: dict[str, Any] = {**_INFERENCE, "summary": "Detect or segment with the first model"}
+PREDICT_BY_NAME: dict[str, Any] = {**_INFERENCE, "summary": "Detect or segment"}
 ATTENTION: dict[str, Any] = {
-    **_ASKING,
+    **_INFERENCE,
     "response_model": AttentionMaps,
-    "responses": _problems(*_PROBLEMS),
-    "summary": "Ask a model where its queries looked",
+    "responses": _error_responses(*_ERRORS),
+    "summary": "Attention maps of detected objects",
 }
-HEALTH: dict[str, Any] = {"summary": "Whether the process answers", "response_model": Health}
+HEALTH: dict[str, Any] = {"summary": "Liveness", "response_model": Health}
 READY: dict[str, Any] = {
-    "summary": "Whether requests should come",
+    "summary": "Readiness",
     "response_model": Readiness,
-    "responses": {503: {"model": Readiness, "description": "They should not."}},
+    "responses": {503: {"model": Readiness, "description": "The service is not ready."}},
 }
-MODELS: dict[str, Any] = {"summary": "The models", "responses": _problems(401)}
+MODELS: dict[str, Any] = {"summary": "List models", "responses": _error_responses(401)}
 METRICS: dict[str, Any] = {
-    "summary": "Counters in Prometheus' form",
+    "summary": "Prometheus metrics",
     "response_class": PlainTextResponse,
-    "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_problems(401)},
+    "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_error_responses(401)},
 }

@@ -1,4 +1,4 @@
-"""The server: Uvicorn, with a deadline for the heads of requests and a stop that answers what is on the wire."""
+"""Uvicorn server with a timeout for request headers and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -23,59 +23,61 @@ LOGGING: dict[str, Any] = {
         for name in ("uvicorn", "transformers_detr.serving")
     },
 }
-"""Lines on standard error; of a request, size and timing."""
+"""Logging to standard error; of a request, only status, size and timing."""
 
-_HEAD_BYTES = 16 * 1024
-_HEAD_SECONDS = 10.0
+_MAX_HEADER_BYTES = 16 * 1024
+_HEADER_SECONDS = 10.0
 _WRITE_SECONDS = 30.0
 _KEEP_ALIVE_SECONDS = 5
-_WIRE_SECONDS = 0.5
+_DRAIN_SECONDS = 0.5
 
 
-class PatientProtocol(H11Protocol):
-    """One connection, closed when the head of a request does not arrive in time, or the answer is not taken in."""
+class TimeoutProtocol(H11Protocol):
+    """Connection that is closed if request headers arrive too late or the client does not read the response."""
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self.access_log = False  # it would hold addresses and queries, wherever the setting of that name leaves it on
+        self.access_log = (
+            False  # it would contain addresses and queries; the setting of that name does not always disable it
+        )
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start waiting for the first head."""
+        """Start the timer for the first headers."""
         super().connection_made(transport)
-        self._start("head", _HEAD_SECONDS, self._head_is_late)
+        self._start("headers", _HEADER_SECONDS, self._on_header_timeout)
 
     def data_received(self, data: bytes) -> None:
-        """Take in data; what is no part of a request that is being answered is on the clock."""
+        """Receive data; start the timer if a new request begins."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop("head")
-        elif "head" not in self._timers:
-            self._start("head", _HEAD_SECONDS, self._head_is_late)
+            self._stop("headers")
+        elif "headers" not in self._timers:
+            self._start("headers", _HEADER_SECONDS, self._on_header_timeout)
 
     def pause_writing(self) -> None:
-        """Start waiting for the client to take in what it was sent."""
+        """Start the timer for the client to read the response."""
         super().pause_writing()
         self._start("write", _WRITE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has taken it in."""
+        """Stop that timer."""
         super().resume_writing()
         self._stop("write")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        self._stop("head")
+        """Stop all timers."""
+        self._stop("headers")
         self._stop("write")
         super().connection_lost(exc)
 
-    def _head_is_late(self) -> None:
-        self._stop("head")
+    def _on_header_timeout(self) -> None:
+        self._stop("headers")
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
 
-    def _start(self, name: str, seconds: float, then: Callable[[], None]) -> None:
-        self._timers[name] = self.loop.call_later(seconds, then)
+    def _start(self, name: str, seconds: float, callback: Callable[[], None]) -> None:
+        self._timers[name] = self.loop.call_later(seconds, callback)
 
     def _stop(self, name: str) -> None:
         timer = self._timers.pop(name, None)
@@ -84,45 +86,44 @@ class PatientProtocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server whose stop lets connections that it has taken say what they want.
+    """Server with a graceful shutdown that also serves requests in transit on open connections.
 
-    Uvicorn closes a connection at once on which no request is being answered; a request that is on its way there, or
-    lies unread in the socket, would be lost.
+    Uvicorn closes idle connections at once; a request in transit, or unread in the socket, would be lost.
     """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no further connections, wait a moment for requests on open ones, answer all, and end."""
+        """Accept no new connections, wait briefly for requests on open ones, serve all, and stop."""
         self.config.app.state.service.stopping = True  # type: ignore[union-attr]
         for server in self.servers:
             server.close()
-        await asyncio.sleep(_WIRE_SECONDS)
+        await asyncio.sleep(_DRAIN_SECONDS)
         await super().shutdown(sockets)
 
 
 def make_server(app: FastAPI, host: str, port: int, limits: Limits, **options: Any) -> Server:
-    """Make a server for an application; its `run` serves until SIGINT or SIGTERM.
+    """Create a server for an application; its `run` serves until SIGINT or SIGTERM.
 
-    h11 reads HTTP here, which is strict and bounds the head of a request; a faster parser would save nothing beside
-    the time of a model.
+    HTTP is parsed by h11, which is strict and limits the size of headers. A faster parser would make no difference
+    compared with the run time of a model.
 
     Args:
-        app: As `create_app` makes it.
+        app: Result of `create_app`.
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        limits: How long stopping may take.
-        **options: Further settings of Uvicorn.
+        port: Port to listen on; 0 selects a free one.
+        limits: Time for the shutdown.
+        **options: Further arguments of `uvicorn.Config`.
     """
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=PatientProtocol,
+        http=TimeoutProtocol,
         ws="none",
         lifespan="on",
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(limits.stop_seconds),
-        h11_max_incomplete_event_size=_HEAD_BYTES,
+        timeout_graceful_shutdown=round(limits.shutdown_seconds),
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         **options,
     )
     return Server(config)

@@ -7,7 +7,7 @@ import { placeMarkers, showMarkers } from "./markers.js";
 import { markChosen, showClasses, showFindings, showTiming, summary } from "./panel.js";
 import { openPicture, pictureIn } from "./images.js";
 import { drawSegments, findingAt, middles, readMasks } from "./segments.js";
-import * as service from "./service.js";
+import * as service from "./api.js";
 
 // The service is asked at these thresholds, below any that are useful; the slider filters from there. Segments compete
 // for pixels, so theirs must not be too low.

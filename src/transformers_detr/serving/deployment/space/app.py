@@ -1,7 +1,7 @@
-"""The Space: the application and page of `detr serve`, on the port where Spaces listen.
+"""Space with the application and page of `detr serve`, on the port of Spaces.
 
-models.txt names the models, a line each: a name on the Hub or a folder in this one. A variable or secret of the Space
-called DETR_SERVE_TOKEN makes the service ask for that token.
+models.txt lists the models, one per line: a name on the Hub or a subfolder. If the variable or secret
+DETR_SERVE_TOKEN of the Space is set, clients must send it as bearer token.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers_detr.serving.app import create_app
 from transformers_detr.serving.limits import Limits
-from transformers_detr.serving.model_loading import model_loaders
+from transformers_detr.serving.model_registry import model_loaders
 from transformers_detr.serving.server import LOGGING, make_server
 
 PORT = 7860

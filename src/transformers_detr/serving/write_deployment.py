@@ -1,4 +1,4 @@
-"""Write the folders that other places run: a Space, which is a container too, and the handler of an endpoint."""
+"""Write deployment folders: a Space (also a container) or the handler of an Inference Endpoint."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _DISTRIBUTION = "transformers-detr"
 
 
 def write_deployment(kind: Literal["space", "endpoint"], folder: Path, models: Sequence[str]) -> None:
-    """Write a folder that is complete: this package's code travels with it, so that it runs what was tried here.
+    """Write a self-contained deployment folder, with a copy of this package's code.
 
     Args:
         kind: "space" with app.py and Dockerfile, or "endpoint" with handler.py.
-        folder: Is made.
-        models: For a Space, as `model_loaders` takes them; folders are copied along.
+        folder: Folder to create.
+        models: Models of a Space, as for `model_loaders`; local folders are copied.
 
     Raises:
-        FileExistsError: If the folder exists.
-        FileNotFoundError: If a model's folder does not.
+        FileExistsError: The folder exists.
+        FileNotFoundError: A model's folder does not exist.
     """
     with atomic_folder(folder) as partial:
         template = _TEMPLATES / kind
@@ -38,25 +38,25 @@ def write_deployment(kind: Literal["space", "endpoint"], folder: Path, models: S
         shutil.copytree(_PACKAGE, partial / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         (partial / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
         if kind == "space":
-            lines = [_take_along(entry, partial) for entry in models]
+            lines = [_add_model(entry, partial) for entry in models]
             (partial / "models.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _take_along(entry: str, folder: Path) -> str:
-    """The line of `models.txt` for a model; one in a folder is copied."""
+def _add_model(entry: str, folder: Path) -> str:
+    """Copy the model if it is a local folder, and return its line of `models.txt`."""
     name, _, source = entry.rpartition("=")
     if not is_path(source):
         return entry
     origin = Path(source).expanduser().resolve()
     name = name or origin.name
     if not origin.is_dir():
-        raise FileNotFoundError(f"{source}: there is no such folder")
+        raise FileNotFoundError(f"{source}: no such folder")
     shutil.copytree(origin, folder / "models" / name)
     return f"{name}=models/{name}"
 
 
 def _requirements() -> list[str]:
-    """What this package needs to serve."""
+    """Return the dependencies for serving."""
     found = []
     for line in importlib.metadata.requires(_DISTRIBUTION) or []:
         requirement = Requirement(line)

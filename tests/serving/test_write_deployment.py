@@ -59,7 +59,7 @@ def test_a_space_has_what_the_hub_wants(space, model):
     assert 'CMD ["python", "app.py"]' in (space / "Dockerfile").read_text()
 
 
-def test_the_handler_answers_as_the_detector_does(model, pictures, tmp_path):
+def test_the_handler_answers_as_the_detector_does(model, images, tmp_path):
     folder = tmp_path / "endpoint"
     assert run("--write", "endpoint", "--output", folder).exit_code == 0
     assert {path.name for path in folder.iterdir()} == {
@@ -69,16 +69,16 @@ def test_the_handler_answers_as_the_detector_does(model, pictures, tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     handler = module.EndpointHandler(str(model))
-    picture, content = pictures[0], png(pictures[0])
-    expected = Detector.from_pretrained(model, device="cpu")(picture, threshold=0.5).to_dict(integer_pixels=True)
-    for inputs in (picture, content, base64.b64encode(content).decode()):
-        answers = handler({"inputs": inputs, "parameters": {"threshold": 0.5}})
-        assert [answer["label"] for answer in answers] == [entry["label"] for entry in expected]
-        assert [answer["score"] for answer in answers] == pytest.approx(
+    image, content = images[0], png(images[0])
+    expected = Detector.from_pretrained(model, device="cpu")(image, threshold=0.5).to_dict(integer_pixels=True)
+    for inputs in (image, content, base64.b64encode(content).decode()):
+        responses = handler({"inputs": inputs, "parameters": {"threshold": 0.5}})
+        assert [response["label"] for response in responses] == [entry["label"] for entry in expected]
+        assert [response["score"] for response in responses] == pytest.approx(
             [entry["score"] for entry in expected], abs=1e-5
         )
-        assert json.dumps(answers)
-    with pytest.raises(Exception, match="not a picture"):
+        assert json.dumps(responses)
+    with pytest.raises(Exception, match="not an image"):
         handler({"inputs": b"x"})
 
 
@@ -92,11 +92,11 @@ def test_mistakes_are_told(tmp_path):
     assert "go together" in run("--write", "space").stderr
     twice = run("--model", tmp_path / "there", "--model", f"there={tmp_path}")
     assert twice.exit_code == 2
-    assert "two models would be called there" in twice.stderr
+    assert "two models are called there" in twice.stderr
 
 
 @pytest.mark.slow
-def test_the_space_runs_by_its_own_code(space, pictures):
+def test_the_space_runs_by_its_own_code(space, images):
     """app.py in a process of its own; half a minute."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -116,10 +116,10 @@ def test_the_space_runs_by_its_own_code(space, pictures):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/?threshold=0", data=png(pictures[0]))
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/?threshold=0", data=png(images[0]))
         request.add_header("Content-Type", "image/png")
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            assert len(json.load(answer)) == 12
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert len(json.load(response)) == 12
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
