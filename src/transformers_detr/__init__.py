@@ -19,6 +19,7 @@ _HOMES = {
     "DetrImageProcessor": "model.image_processing_detr",
     "DetrModel": "model.modeling_detr",
     "Segmenter": "inference.detector",
+    "evaluate": "evaluation.evaluation_workflow",
     "explain": "explanation.explanation",
     "export_model": "export.export_workflow",
     "use_for_auto": "hub.auto_classes",
@@ -32,12 +33,14 @@ __all__ = [
     "DetrImageProcessor",
     "DetrModel",
     "Segmenter",
+    "evaluate",
     "explain",
     "export_model",
     "use_for_auto",
 ]
 
 if TYPE_CHECKING:
+    from transformers_detr.evaluation.evaluation_workflow import evaluate
     from transformers_detr.explanation.explanation import explain
     from transformers_detr.export.export_workflow import export_model
     from transformers_detr.hub.auto_classes import use_for_auto

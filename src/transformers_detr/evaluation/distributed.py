@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch.distributed
@@ -30,6 +32,19 @@ def wait_for_all() -> None:
     """Wait until every process has come here."""
     if process_number()[1] > 1:
         torch.distributed.barrier()
+
+
+@contextmanager
+def join_processes() -> Iterator[int]:
+    """Join the processes that torchrun started, if any; yield the number of this process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield process_number()[0]
+        return
+    torch.distributed.init_process_group("gloo")  # only predictions on disk are exchanged
+    try:
+        yield process_number()[0]
+    finally:
+        leave_processes()
 
 
 def leave_processes() -> None:

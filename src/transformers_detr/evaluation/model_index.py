@@ -20,7 +20,7 @@ class Evidence:
         dataset_name: For people, such as "COCO 2017".
         dataset_type: For machines, such as a Hub dataset's id.
         dataset_split: Such as "val".
-        command: The command that gives the number again.
+        command: Command that reproduces the number.
         dataset_revision: Commit or version of the data.
         source_url: A page that documents the measurement.
     """
@@ -28,7 +28,7 @@ class Evidence:
     dataset_name: str
     dataset_type: str
     dataset_split: str
-    command: str
+    command: str | None = None
     dataset_revision: str | None = None
     source_url: str | None = None
 
@@ -69,7 +69,7 @@ def _result(task: str, name: str, value: float, evidence: Evidence, metric_args:
         metric_type=name.lower().replace(" ", "_"),
         metric_name=name,
         metric_value=None if math.isnan(value) else round(100 * value, 2),
-        metric_args={**metric_args, "command": evidence.command},
+        metric_args=metric_args if evidence.command is None else {**metric_args, "command": evidence.command},
         source_name="detr evaluate" if evidence.source_url else None,
         source_url=evidence.source_url,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from faster_coco_eval.core import mask as run_length
 from PIL import Image
 
 from transformers_detr.evaluation.coco_types import CocoCategory
+from transformers_detr.evaluation.evaluation_data import EvaluationData
 from transformers_detr.evaluation.panoptic_quality import PanopticMap, PanopticQuality, count_segments, panoptic_quality
 from transformers_detr.evaluation.predict import EVERY_QUERY, PreparedBatch, detections
 from transformers_detr.evaluation.predictions import ImagePrediction, PanopticFile
 from transformers_detr.model.coco_masks_detr import CocoRle, rgb_to_ids
 from transformers_detr.model.postprocessing_detr import post_process_instance_masks
 from transformers_detr.model.postprocessing_segmentation_detr import post_process_panoptic_paper, segments_to_coco
+
+PANOPTIC_FOLDER = "panoptic"
+"""Folder beside the predictions file for the images of segment ids."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +119,45 @@ def score_panoptic(truth: PanopticTruth, predictions: Iterable[ImagePrediction],
             predicted_map = _without_others(load_map(image_id, file.file_name, file.segments_info, folder), known)
         counts += count_segments(true_map, predicted_map, truth.categories)
     return panoptic_quality(counts, truth.categories)
+
+
+def measure_panoptic(
+    chosen: EvaluationData, predictions: Sequence[ImagePrediction], folder: Path, file: Path | None
+) -> tuple[PanopticQuality | None, str | None]:
+    """Panoptic quality, where segments were predicted and the true ones are at hand.
+
+    Args:
+        chosen: The images.
+        predictions: Their predictions.
+        folder: Where the predictions file lies.
+        file: COCO's panoptic JSON; None looks for `panoptic_*.json` beside `instances_*.json`.
+
+    Returns:
+        The quality; and what to say of predicted segments that were not compared, None if all were.
+
+    Raises:
+        ValueError: `file` was given, but no segments were predicted, or none of its images are those of the dataset.
+    """
+    if not any(prediction.panoptic for prediction in predictions):
+        if file is not None:
+            raise ValueError(f"{file}: there are no segments to compare with it; the model detects boxes only")
+        return None, None
+    source = chosen.images[0].source
+    beside = source.with_name(source.name.replace("instances", "panoptic"))
+    if file is None and (beside == source or not beside.exists()):
+        looked_for = f"there is no {beside.name} beside {source.name}" if beside != source else "none was named"
+        return (
+            None,
+            f"panoptic quality was not measured: {looked_for}; give COCO's panoptic JSON as `panoptic` (--panoptic)",
+        )
+    truth = read_panoptic_truth(file or beside, chosen.label_of)
+    annotations = {image.id: truth.annotations[image.id] for image in chosen.images if image.id in truth.annotations}
+    if not annotations:
+        raise ValueError(f"{file or beside}: it has none of the images of {source}")
+    missing = len(chosen.images) - len(annotations)
+    note = f"panoptic quality leaves out {missing} images, of which {(file or beside).name} says nothing"
+    quality = score_panoptic(replace(truth, annotations=annotations), predictions, folder / PANOPTIC_FOLDER)
+    return quality, note if missing else None
 
 
 def load_map(image_id: int, file_name: str, segments_info: Iterable[Mapping[str, Any]], folder: Path) -> PanopticMap:
