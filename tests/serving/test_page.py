@@ -75,10 +75,10 @@ class Page:
     def __init__(self, browser, service, width):
         self.context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]}, has_touch=width < 500)
         self.page = self.context.new_page()
-        self.asked, self.problems = [], []
+        self.asked, self.errors = [], []
         self.page.on("request", lambda request: self.asked.append((request.method, request.url)))
-        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(service.url)
         wait_for(lambda: self.page.locator("#model option").count() > 0)
 
@@ -114,7 +114,7 @@ class Page:
 def page(browser, service, request):
     page = Page(browser, service, request.param)
     yield page
-    assert not page.problems
+    assert not page.errors
     assert all(url.startswith((service.url, "blob:", "data:")) for _, url in page.asked), "another host was asked"
     page.context.close()
 
@@ -143,12 +143,12 @@ def test_objects(page, service, detector, images, tmp_path):
     assert page.shown() == sum(entry["label"] != label for entry in expected)
     page.page.locator("#classes button").first.click()
 
-    assert page.page.locator(".looking").count() == 0
-    entry = page.page.locator("#findings button").nth(1)
+    assert page.page.locator(".attention-shown").count() == 0
+    entry = page.page.locator("#results button").nth(1)
     entry.hover() if page.page.viewport_size["width"] > 500 else entry.tap()
-    page.page.wait_for_selector(".looking", timeout=30_000)
+    page.page.wait_for_selector(".attention-shown", timeout=30_000)
     assert len(page.posts()) == 2
-    assert page.page.locator(".marker.chosen").count() == 1
+    assert page.page.locator(".marker.selected").count() == 1
     first = attention_pixels(page)
     page.page.screenshot(path=tmp_path / "attention.png", full_page=True)
     page.page.mouse.move(2, 2)
@@ -157,7 +157,7 @@ def test_objects(page, service, detector, images, tmp_path):
     page.page.keyboard.press("ArrowRight")
     page.page.keyboard.press("ArrowRight")
     assert page.page.locator(":focus").evaluate("one => one.classList.contains('marker')")
-    assert re.search(r", \d+ percent sure$", page.page.locator(":focus").get_attribute("aria-label"))
+    assert re.search(r", \d+ percent$", page.page.locator(":focus").get_attribute("aria-label"))
     wait_for(lambda: attention_pixels(page) != first)
     assert len(page.posts()) == 2, "the maps of all were fetched at once"
 
@@ -205,7 +205,7 @@ def test_segments(page, segmenter, images):
     rows, columns = (found.segmentation == info["id"]).nonzero()
     x, y = (columns[0] + 0.5) / 640, (rows[0] + 0.5) / 480
     page.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-    chosen = page.page.locator('#findings button[aria-pressed="true"]')
+    chosen = page.page.locator('#results button[aria-pressed="true"]')
     chosen.wait_for(timeout=10_000)
     assert info["name"] in chosen.inner_text()
 
@@ -228,18 +228,18 @@ def test_camera_and_paste(browser, service, images):
     )
     wait_for(lambda: page.page.locator("#image").evaluate("canvas => canvas.width") == SIZES[0][0])
     page.wait()
-    assert not page.problems
+    assert not page.errors
     page.context.close()
 
 
 @pytest.mark.slow
-def test_problems_are_told(browser, service, images):
+def test_errors_are_shown(browser, service, images):
     """What is no image, and a service that has gone; seconds."""
     page = Page(browser, service, 390)
     page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
-    page.page.wait_for_selector("#problem:not([hidden])")
-    assert "cannot open" in page.page.locator("#problem").inner_text()
+    page.page.wait_for_selector("#error:not([hidden])")
+    assert "cannot open" in page.page.locator("#error").inner_text()
     page.page.route("**/models/**", lambda route: route.abort())
     page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": png(images[0])})
-    wait_for(lambda: "cannot be reached" in page.page.locator("#problem").inner_text())
+    wait_for(lambda: "cannot be reached" in page.page.locator("#error").inner_text())
     page.context.close()

@@ -1,15 +1,15 @@
-// Asks the service; everything else on this page is told by its answers.
+// Client of the HTTP API.
 
 let token = "";
 
-export class Problem extends Error {
-  constructor(reason, status = 0) {
-    super(reason);
+export class ApiError extends Error {
+  constructor(message, status = 0) {
+    super(message);
     this.status = status;
   }
 }
 
-export function useToken(value) {
+export function setToken(value) {
   token = value;
 }
 
@@ -17,41 +17,41 @@ export async function listModels() {
   return (await send("models", {})).json();
 }
 
-/** Finds what is in a picture: `{entries, timing}`, the timing in milliseconds by stage. */
-export async function find(model, picture, threshold, signal) {
+/** Detects or segments: `{entries, timing}`, timing in milliseconds by stage. */
+export async function predict(model, image, threshold, signal) {
   const started = performance.now();
-  const answer = await ask(model, "", picture, threshold, signal);
-  const entries = await answer.json();
-  const timing = readTiming(answer.headers.get("Server-Timing") ?? "");
+  const response = await post(model, "", image, threshold, signal);
+  const entries = await response.json();
+  const timing = readTiming(response.headers.get("Server-Timing") ?? "");
   return { entries, timing: { ...timing, "round trip": performance.now() - started } };
 }
 
-/** Where the queries looked: `{width, height, queries}`. */
-export async function attend(model, picture, threshold, signal) {
-  return (await ask(model, "/attention", picture, threshold, signal)).json();
+/** Returns attention maps: `{width, height, queries}`. */
+export async function attention(model, image, threshold, signal) {
+  return (await post(model, "/attention", image, threshold, signal)).json();
 }
 
-function ask(model, what, picture, threshold, signal) {
+function post(model, suffix, image, threshold, signal) {
   const path = model.split("/").map(encodeURIComponent).join("/");
-  const headers = { "Content-Type": picture.type || "application/octet-stream" };
+  const headers = { "Content-Type": image.type || "application/octet-stream" };
   const query = `threshold=${threshold}&details=true`;
-  return send(`models/${path}${what}?${query}`, { method: "POST", body: picture, headers, signal });
+  return send(`models/${path}${suffix}?${query}`, { method: "POST", body: image, headers, signal });
 }
 
-async function send(address, options) {
+async function send(path, options) {
   const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-  let answer;
+  let response;
   try {
-    answer = await fetch(address, { ...options, headers });
+    response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("The service cannot be reached.");
+    throw new ApiError("The service cannot be reached. Is it running?");
   }
-  if (!answer.ok) {
-    const told = await answer.json().catch(() => ({}));
-    throw new Problem(told.error ?? `The service answered with status ${answer.status}.`, answer.status);
+  if (!response.ok) {
+    const content = await response.json().catch(() => ({}));
+    throw new ApiError(content.error ?? `The service responded with status ${response.status}.`, response.status);
   }
-  return answer;
+  return response;
 }
 
 function readTiming(header) {

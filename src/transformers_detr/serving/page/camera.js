@@ -1,14 +1,14 @@
-// A picture from the camera.
+// Photo from the camera.
 
-/** Wires the camera's buttons; `take` gets each picture that is taken, `fail` what went wrong. */
-export function wireCamera(element, take, fail) {
+/** Connects the camera's buttons; calls `take` with each photo and `fail` with an error message. */
+export function connectCamera(element, take, fail) {
   let stream = null;
 
   function show(open) {
     element("camera").hidden = !open;
     for (const id of ["shoot", "close-camera"]) element(id).hidden = !open;
-    for (const id of ["choose", "open-camera", "save-picture", "save-json"]) element(id).hidden = open;
-    document.body.classList.toggle("filming", open);
+    for (const id of ["choose", "open-camera", "save-image", "save-json"]) element(id).hidden = open;
+    document.body.classList.toggle("camera-open", open);
   }
 
   function close() {
@@ -17,12 +17,12 @@ export function wireCamera(element, take, fail) {
     show(false);
   }
 
-  element("open-camera").hidden = !navigator.mediaDevices; // browsers offer it to https and localhost only
+  element("open-camera").hidden = !navigator.mediaDevices; // browsers offer it on https and localhost only
   element("open-camera").onclick = async () => {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
     } catch {
-      fail("There is no camera, or this page may not use it.");
+      fail("No camera available, or this page has no permission to use it.");
       return;
     }
     const video = element("video");
@@ -37,8 +37,8 @@ export function wireCamera(element, take, fail) {
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     canvas.getContext("2d").drawImage(video, 0, 0);
     close();
-    const shot = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
-    take(new File([shot], "camera.jpg", { type: "image/jpeg" }));
+    const photo = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
+    take(new File([photo], "camera.jpg", { type: "image/jpeg" }));
   };
   element("close-camera").onclick = close;
 }

@@ -1,4 +1,4 @@
-// Colors come from the service, the same as in its drawings; here it is only decided what is legible on them.
+// Text colors. The colors of classes come from the service.
 
 export function channels(color) {
   return [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));

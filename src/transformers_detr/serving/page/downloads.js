@@ -1,16 +1,16 @@
-// What can be taken away: the answer as JSON, the picture with what is shown on it.
+// Downloads: results as JSON, annotated image.
 
 import { caption } from "./markers.js";
 import { inkOn } from "./colors.js";
 
-/** Saves findings in the form of the Hub's inference API. */
-export function saveJson(findings, name) {
-  const entries = findings.map(({ score, label, box, mask }) => ({ score, label, ...(box ? { box } : { mask }) }));
+/** Saves results in the format of the Hub's inference API. */
+export function saveJson(results, name) {
+  const entries = results.map(({ score, label, box, mask }) => ({ score, label, ...(box ? { box } : { mask }) }));
   save(new Blob([JSON.stringify(entries, null, 2)], { type: "application/json" }), `${name}.json`);
 }
 
-/** Saves the picture in its own size, with masks, boxes and captions. */
-export async function savePicture(bitmap, masks, findings, name) {
+/** Saves the image in its original size with masks, boxes and captions. */
+export async function saveImage(bitmap, masks, results, name) {
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d");
   context.drawImage(bitmap, 0, 0);
@@ -18,34 +18,34 @@ export async function savePicture(bitmap, masks, findings, name) {
   const line = Math.max(2, Math.round(Math.sqrt(canvas.width * canvas.height) / 300));
   context.font = `600 ${Math.max(11, line * 6)}px system-ui, sans-serif`;
   context.textBaseline = "top";
-  for (const finding of [...findings].reverse()) drawFinding(context, finding, line);
+  for (const result of [...results].reverse()) drawResult(context, result, line);
   save(await canvas.convertToBlob({ type: "image/png" }), `${name}.png`);
 }
 
-function drawFinding(context, finding, line) {
+function drawResult(context, result, line) {
   const size = Math.max(11, line * 6);
-  const text = caption(finding);
+  const text = caption(result);
   const width = context.measureText(text).width + size * 0.6;
   let x, y;
-  if (finding.box) {
-    const { xmin, ymin, xmax, ymax } = finding.box;
+  if (result.box) {
+    const { xmin, ymin, xmax, ymax } = result.box;
     const corners = [xmin, ymin, xmax - xmin, ymax - ymin];
     context.lineWidth = line + 2;
     context.strokeStyle = "rgb(0 0 0 / 60%)";
     context.strokeRect(...corners);
     context.lineWidth = line;
-    context.strokeStyle = finding.color;
+    context.strokeStyle = result.color;
     context.strokeRect(...corners);
     [x, y] = [corners[0] - line / 2, corners[1] - size * 1.4];
   } else {
-    const [middleX, middleY] = finding.middle ?? [0.5, 0.5];
-    [x, y] = [middleX * context.canvas.width - width / 2, middleY * context.canvas.height - size * 0.7];
+    const [centerX, centerY] = result.center ?? [0.5, 0.5];
+    [x, y] = [centerX * context.canvas.width - width / 2, centerY * context.canvas.height - size * 0.7];
   }
   x = Math.min(Math.max(x, 0), context.canvas.width - width);
   y = Math.min(Math.max(y, 0), context.canvas.height - size * 1.4);
-  context.fillStyle = finding.color;
+  context.fillStyle = result.color;
   context.fillRect(x, y, width, size * 1.4);
-  context.fillStyle = inkOn(finding.color);
+  context.fillStyle = inkOn(result.color);
   context.fillText(text, x + size * 0.3, y + size * 0.2);
 }
 

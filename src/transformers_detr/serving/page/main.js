@@ -1,114 +1,114 @@
-// The page: what it knows, and how a change of that is shown.
+// State of the page, and its rendering.
 
 import { drawAttention, queryOf } from "./attention.js";
-import { wireCamera } from "./camera.js";
-import { saveJson, savePicture } from "./downloads.js";
+import { connectCamera } from "./camera.js";
+import { saveImage, saveJson } from "./downloads.js";
 import { placeMarkers, showMarkers } from "./markers.js";
-import { markChosen, showClasses, showFindings, showTiming, summary } from "./panel.js";
-import { openPicture, pictureIn } from "./images.js";
-import { drawSegments, findingAt, middles, readMasks } from "./segments.js";
-import * as service from "./api.js";
+import { markSelected, showClasses, showResults, showTiming, summary } from "./panel.js";
+import { firstImage, openImage } from "./images.js";
+import { centers, drawSegments, readMasks, resultAt } from "./segments.js";
+import * as api from "./api.js";
 
-// The service is asked at these thresholds, below any that are useful; the slider filters from there. Segments compete
-// for pixels, so theirs must not be too low.
-const ASKED = { "object-detection": 0.05, "image-segmentation": 0.5 };
+// Threshold of requests; the slider filters the results above it. Segments compete for pixels, so theirs is
+// higher.
+const REQUEST_THRESHOLD = { "object-detection": 0.05, "image-segmentation": 0.5 };
 
 const element = (id) => document.getElementById(id);
 
 const state = {
   models: [],
-  model: null, // the entry of the chosen model
-  name: "picture",
+  model: null, // entry of the selected model
+  name: "image",
   bitmap: null,
-  sent: null,
-  scale: 1, // from pixels of what was sent to pixels of the bitmap
-  findings: [], // the surest first
-  map: null, // whose pixel is whose, for segments
-  attention: null, // a promise of the maps, once asked for
-  hidden: new Set(), // labels
-  sliderOf: null, // the model for which the slider was set
-  chosen: { hover: null, focus: null, click: null },
-  asking: new AbortController(),
+  upload: null,
+  scale: 1, // from pixels of the upload to pixels of the bitmap
+  results: [], // sorted by score
+  map: null, // segment of each pixel
+  attention: null, // promise of the maps, once requested
+  hidden: new Set(), // classes
+  sliderModel: null, // model for which the slider was set
+  selected: { hover: null, focus: null, click: null },
+  controller: new AbortController(),
 };
 
-const isSure = ({ score }) => score === null || score * 100 >= Number(element("threshold").value);
-const isShown = (finding) => isSure(finding) && !state.hidden.has(finding.label);
-const chosen = () => state.chosen.hover ?? state.chosen.focus ?? state.chosen.click;
+const isAboveThreshold = ({ score }) => score === null || score * 100 >= Number(element("threshold").value);
+const isShown = (result) => isAboveThreshold(result) && !state.hidden.has(result.label);
+const selected = () => state.selected.hover ?? state.selected.focus ?? state.selected.click;
 
 async function take(file) {
-  tell("");
+  showError("");
   try {
-    const { bitmap, sent } = await openPicture(file);
-    Object.assign(state, { bitmap, sent, name: file.name?.replace(/\.\w+$/, "") || "picture" });
-    state.scale = bitmap.width / (sent.width ?? bitmap.width);
+    const { bitmap, upload } = await openImage(file);
+    Object.assign(state, { bitmap, upload, name: file.name?.replace(/\.\w+$/, "") || "image" });
+    state.scale = bitmap.width / (upload.width ?? bitmap.width);
   } catch (error) {
-    tell(error.message);
+    showError(error.message);
     return;
   }
-  showPicture();
-  await ask();
+  showImage();
+  await detect();
 }
 
-async function ask() {
+async function detect() {
   if (!state.bitmap || !state.model) return;
-  state.asking.abort();
-  state.asking = new AbortController();
-  const { signal } = state.asking;
-  Object.assign(state, { findings: [], map: null, attention: null, hidden: new Set() });
-  state.chosen = { hover: null, focus: null, click: null };
+  state.controller.abort();
+  state.controller = new AbortController();
+  const { signal } = state.controller;
+  Object.assign(state, { results: [], map: null, attention: null, hidden: new Set() });
+  state.selected = { hover: null, focus: null, click: null };
   showAll();
   element("frame").classList.add("busy");
-  element("summary").textContent = "Looking …";
+  element("summary").textContent = "Detecting …";
   element("panel").hidden = false;
   try {
-    const model = await loaded(signal);
-    const { entries, timing } = await service.find(model.name, state.sent, ASKED[model.task], signal);
-    await keep(entries);
+    const model = await loadedModel(signal);
+    const { entries, timing } = await api.predict(model.name, state.upload, REQUEST_THRESHOLD[model.task], signal);
+    await setResults(entries);
     showTiming(element("timing"), timing);
   } catch (error) {
     if (signal.aborted) return;
-    report(error);
+    reportError(error);
   }
   element("frame").classList.remove("busy");
   showAll();
 }
 
-/** The chosen model once it is loaded: only then is its task known. */
-async function loaded(signal) {
+/** Returns the selected model once it is loaded, since its task is unknown before. */
+async function loadedModel(signal) {
   if (!state.model.task) {
-    element("summary").textContent = "The model is being loaded …";
-    await service.find(state.model.name, state.sent, 1, signal); // the first request waits for that
+    element("summary").textContent = "Loading the model …";
+    await api.predict(state.model.name, state.upload, 1, signal); // the first request loads it
     await fetchModels();
   }
-  if (state.sliderOf !== state.model.name) setSlider();
+  if (state.sliderModel !== state.model.name) setSlider();
   return state.model;
 }
 
-async function keep(entries) {
-  const findings = entries
+async function setResults(entries) {
+  const results = entries
     .sort((a, b) => (b.score ?? 1) - (a.score ?? 1))
     .map((entry, index) => ({ ...entry, index, ...(entry.box && { box: scaled(entry.box, state.scale) }) }));
-  if (findings.some((finding) => finding.mask)) {
-    state.map = await readMasks(findings, state.bitmap.width, state.bitmap.height);
-    middles(state.map, findings.length).forEach((middle, index) => (findings[index].middle = middle));
+  if (results.some((result) => result.mask)) {
+    state.map = await readMasks(results, state.bitmap.width, state.bitmap.height);
+    centers(state.map, results.length).forEach((center, index) => (results[index].center = center));
   }
-  state.findings = findings;
-  placeMarkers(element("markers"), findings, state.bitmap, choose);
+  state.results = results;
+  placeMarkers(element("markers"), results, state.bitmap, select);
 }
 
 function scaled(box, scale) {
   return Object.fromEntries(Object.entries(box).map(([side, at]) => [side, Math.round(at * scale)]));
 }
 
-function choose(finding, how) {
-  if (how === "click") finding = finding === state.chosen.click ? null : finding;
-  state.chosen[how] = finding;
-  showChosen();
+function select(result, how) {
+  if (how === "click") result = result === state.selected.click ? null : result;
+  state.selected[how] = result;
+  showSelected();
 }
 
-function showPicture() {
+function showImage() {
   const { bitmap } = state;
-  const canvas = element("picture");
+  const canvas = element("image");
   Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
   element("frame").style.setProperty("--ratio", bitmap.width / bitmap.height);
@@ -117,47 +117,47 @@ function showPicture() {
 }
 
 function showAll() {
-  const shown = state.findings.filter(isShown);
+  const shown = state.results.filter(isShown);
   const { value } = element("threshold");
   element("threshold-value").textContent = `${value} %`;
   element("threshold").setAttribute("aria-valuetext", `${value} percent`);
   if (!element("frame").classList.contains("busy")) element("summary").textContent = summary(shown);
-  showClasses(element("classes"), state.findings, isSure, state.hidden, toggleClass);
-  element("classes-field").hidden = !state.findings.length;
-  showFindings(element("findings"), shown, chosen(), choose);
-  for (const id of ["save-picture", "save-json"]) element(id).disabled = !state.findings.length;
-  for (const how of Object.keys(state.chosen)) if (!shown.includes(state.chosen[how])) state.chosen[how] = null;
-  if (!state.findings.length) element("markers").replaceChildren();
-  element("hint").textContent = state.model?.attention && shown.length ? "· choose one to see where the model looked" : "";
-  showChosen();
+  showClasses(element("classes"), state.results, isAboveThreshold, state.hidden, toggleClass);
+  element("classes-field").hidden = !state.results.length;
+  showResults(element("results"), shown, selected(), select);
+  for (const id of ["save-image", "save-json"]) element(id).disabled = !state.results.length;
+  for (const how of Object.keys(state.selected)) if (!shown.includes(state.selected[how])) state.selected[how] = null;
+  if (!state.results.length) element("markers").replaceChildren();
+  element("hint").textContent = state.model?.attention && shown.length ? "· select one to see its attention" : "";
+  showSelected();
 }
 
-function showChosen() {
-  const current = chosen();
-  showMarkers(element("markers"), state.findings, isShown, current);
-  markChosen(element("findings"), current);
+function showSelected() {
+  const current = selected();
+  showMarkers(element("markers"), state.results, isShown, current);
+  markSelected(element("results"), current);
   const masks = element("masks");
   masks.hidden = !state.map;
-  if (state.map) drawSegments(masks, state.map, state.findings, isShown, current);
+  if (state.map) drawSegments(masks, state.map, state.results, isShown, current);
   showAttention(current);
 }
 
 async function showAttention(current) {
   const frame = element("frame");
   if (!current || !state.model?.attention) {
-    frame.classList.remove("looking");
+    frame.classList.remove("attention-shown");
     return;
   }
-  const { signal } = state.asking;
-  state.attention ??= service.attend(state.model.name, state.sent, ASKED[state.model.task] / 2, signal);
+  const { signal } = state.controller;
+  state.attention ??= api.attention(state.model.name, state.upload, REQUEST_THRESHOLD[state.model.task] / 2, signal);
   try {
     const maps = await state.attention;
     const query = queryOf(current, maps.queries);
-    if (current !== chosen() || !query) return;
+    if (current !== selected() || !query) return;
     drawAttention(element("attention"), maps, query);
-    frame.classList.add("looking");
+    frame.classList.add("attention-shown");
   } catch (error) {
-    if (!signal.aborted) report(error);
+    if (!signal.aborted) reportError(error);
   }
 }
 
@@ -168,14 +168,14 @@ function toggleClass(label) {
 
 function setSlider() {
   const slider = element("threshold");
-  const lowest = Math.round(ASKED[state.model.task] * 100);
+  const lowest = Math.round(REQUEST_THRESHOLD[state.model.task] * 100);
   Object.assign(slider, { min: lowest, max: 99 });
   slider.value = Math.max(lowest, Math.round(state.model.default_threshold * 100));
-  state.sliderOf = state.model.name;
+  state.sliderModel = state.model.name;
 }
 
 async function fetchModels() {
-  state.models = await service.listModels();
+  state.models = await api.listModels();
   const name = state.model?.name ?? state.models[0].name;
   state.model = state.models.find((model) => model.name === name) ?? state.models[0];
   const choice = element("model");
@@ -184,17 +184,17 @@ async function fetchModels() {
   element("token-form").hidden = true;
 }
 
-function report(error) {
+function reportError(error) {
   if (error.status === 401) element("token-form").hidden = false;
-  else tell(error.message);
+  else showError(error.message);
 }
 
-function tell(problem) {
-  element("problem").textContent = problem;
-  element("problem").hidden = !problem;
+function showError(message) {
+  element("error").textContent = message;
+  element("error").hidden = !message;
 }
 
-function wire() {
+function connect() {
   const file = element("file");
   file.onchange = () => {
     if (file.files[0]) take(file.files[0]);
@@ -210,43 +210,43 @@ function wire() {
   document.ondrop = (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    if (!takeFrom(event.dataTransfer)) tell("That is not a picture.");
+    if (!takeFrom(event.dataTransfer)) showError("That is not an image.");
   };
-  document.onkeydown = (event) => event.key === "Escape" && (tell(""), choose(state.chosen.click, "click"));
-  element("problem").onclick = () => tell("");
+  document.onkeydown = (event) => event.key === "Escape" && (showError(""), select(state.selected.click, "click"));
+  element("error").onclick = () => showError("");
   element("threshold").oninput = showAll;
   element("model").onchange = () => {
     state.model = state.models.find((model) => model.name === element("model").value);
-    ask();
+    detect();
   };
-  element("frame").onpointermove = (event) => pointAt(event, "hover");
-  element("frame").onpointerleave = () => state.map && choose(null, "hover");
-  element("frame").onclick = (event) => pointAt(event, "click");
-  element("save-json").onclick = () => saveJson(state.findings.filter(isShown), state.name);
-  element("save-picture").onclick = () =>
-    savePicture(state.bitmap, state.map && element("masks"), state.findings.filter(isShown), `${state.name}-seen`);
+  element("frame").onpointermove = (event) => selectAt(event, "hover");
+  element("frame").onpointerleave = () => state.map && select(null, "hover");
+  element("frame").onclick = (event) => selectAt(event, "click");
+  element("save-json").onclick = () => saveJson(state.results.filter(isShown), state.name);
+  element("save-image").onclick = () =>
+    saveImage(state.bitmap, state.map && element("masks"), state.results.filter(isShown), `${state.name}-annotated`);
   element("token-form").onsubmit = (event) => {
     event.preventDefault();
-    service.useToken(element("token").value);
-    fetchModels().then(ask, report);
+    api.setToken(element("token").value);
+    fetchModels().then(detect, reportError);
   };
-  wireCamera(element, take, tell);
+  connectCamera(element, take, showError);
 }
 
-/** Segments have no box to point at: the pixel below says whose it is. */
-function pointAt(event, how) {
+/** Finds the segment below the pointer, since segments have no box to point at. */
+function selectAt(event, how) {
   if (!state.map || (how === "hover" && event.pointerType !== "mouse") || event.target.closest(".marker")) return;
   const { left, top, width, height } = element("frame").getBoundingClientRect();
-  const index = findingAt(state.map, (event.clientX - left) / width, (event.clientY - top) / height);
-  const finding = index < 0 || !isShown(state.findings[index]) ? null : state.findings[index];
-  if (how === "click" || finding !== state.chosen.hover) choose(finding, how);
+  const index = resultAt(state.map, (event.clientX - left) / width, (event.clientY - top) / height);
+  const result = index < 0 || !isShown(state.results[index]) ? null : state.results[index];
+  if (how === "click" || result !== state.selected.hover) select(result, how);
 }
 
 function takeFrom(transfer) {
-  const file = pictureIn(transfer);
+  const file = firstImage(transfer);
   if (file) take(file);
   return Boolean(file);
 }
 
-wire();
-fetchModels().catch(report);
+connect();
+fetchModels().catch(reportError);

@@ -1,70 +1,70 @@
-// What was found, on the picture: a button for each, as large as its box, or a caption in its segment.
+// Markers on the image: a button per result, with the size of its box, or a caption in its segment.
 
 import { inkOn } from "./colors.js";
 
 const SMALL = 0.055;
 const CHIP_ROOM = 0.06;
 
-/** Fills the group with a marker for each finding; `choose` is told of what is pointed at, focused or tapped. */
-export function placeMarkers(group, findings, picture, choose) {
-  group.replaceChildren(...findings.map((finding) => marker(finding, picture, choose)));
+/** Fills the group with a marker per result; calls `select` on hover, focus and click. */
+export function placeMarkers(group, results, image, select) {
+  group.replaceChildren(...results.map((result) => marker(result, image, select)));
   group.onkeydown = (event) => walk(group, event);
 }
 
-/** Shows the markers that are wanted; one of them takes the focus when the group is reached by Tab. */
-export function showMarkers(group, findings, isShown, chosen) {
-  let reachable = false;
+/** Shows or hides each marker; one of them can be focused by Tab. */
+export function showMarkers(group, results, isShown, selected) {
+  let focusable = false;
   for (const [index, element] of [...group.children].entries()) {
-    const finding = findings[index];
-    element.hidden = !isShown(finding);
-    element.classList.toggle("chosen", finding === chosen);
+    const result = results[index];
+    element.hidden = !isShown(result);
+    element.classList.toggle("selected", result === selected);
     element.tabIndex = -1;
-    if (!element.hidden && (!reachable || finding === chosen)) {
-      if (reachable) for (const other of group.children) other.tabIndex = -1;
+    if (!element.hidden && (!focusable || result === selected)) {
+      if (focusable) for (const other of group.children) other.tabIndex = -1;
       element.tabIndex = 0;
-      reachable = true;
+      focusable = true;
     }
   }
 }
 
-function marker(finding, picture, choose) {
+function marker(result, image, select) {
   const element = document.createElement("button");
   element.type = "button";
   element.className = "marker";
-  element.style.setProperty("--color", finding.color);
-  element.style.setProperty("--on-color", inkOn(finding.color));
-  element.setAttribute("aria-label", describe(finding));
+  element.style.setProperty("--color", result.color);
+  element.style.setProperty("--on-color", inkOn(result.color));
+  element.setAttribute("aria-label", describe(result));
   const chip = document.createElement("span");
   chip.className = "chip";
-  chip.textContent = caption(finding);
+  chip.textContent = caption(result);
   element.append(chip);
-  if (finding.box) placeBox(element, finding.box, picture);
-  else placeCaption(element, finding.middle);
-  element.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && choose(finding, "hover"));
-  element.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && choose(null, "hover"));
-  element.addEventListener("focus", () => element.matches(":focus-visible") && choose(finding, "focus"));
-  element.addEventListener("blur", () => choose(null, "focus"));
-  element.addEventListener("click", () => choose(finding, "click"));
+  if (result.box) placeBox(element, result.box, image);
+  else placeCaption(element, result.center);
+  element.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && select(result, "hover"));
+  element.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && select(null, "hover"));
+  element.addEventListener("focus", () => element.matches(":focus-visible") && select(result, "focus"));
+  element.addEventListener("blur", () => select(null, "focus"));
+  element.addEventListener("click", () => select(result, "click"));
   return element;
 }
 
-function placeBox(element, box, picture) {
+function placeBox(element, box, image) {
   const clip = (value, most) => Math.min(Math.max(value / most, 0), 1);
-  const left = clip(box.xmin, picture.width);
-  const top = clip(box.ymin, picture.height);
-  const width = clip(box.xmax, picture.width) - left;
-  const height = clip(box.ymax, picture.height) - top;
+  const left = clip(box.xmin, image.width);
+  const top = clip(box.ymin, image.height);
+  const width = clip(box.xmax, image.width) - left;
+  const height = clip(box.ymax, image.height) - top;
   element.classList.add("box");
   element.classList.toggle("low", top < CHIP_ROOM);
   element.classList.toggle("right", left > 0.8);
   element.classList.toggle("small", width < SMALL);
   Object.assign(element.style, { left: percent(left), top: percent(top), width: percent(width), height: percent(height) });
-  element.style.zIndex = String(Math.round(1000 * (1 - width * height))); // small ones can be reached in large ones
+  element.style.zIndex = String(Math.round(1000 * (1 - width * height))); // small boxes above large ones
 }
 
-function placeCaption(element, middle) {
+function placeCaption(element, center) {
   element.classList.add("place");
-  const [x, y] = middle ?? [0.5, 0.5];
+  const [x, y] = center ?? [0.5, 0.5];
   Object.assign(element.style, { left: percent(x), top: percent(y) });
 }
 
@@ -82,7 +82,7 @@ export function caption({ label, score }) {
 }
 
 export function describe({ label, score }) {
-  return score === null ? label : `${label}, ${Math.floor(score * 100)} percent sure`;
+  return score === null ? label : `${label}, ${Math.floor(score * 100)} percent`;
 }
 
 function percent(part) {

@@ -1,14 +1,14 @@
-// The panel beside the picture: summary, classes, list, timing.
+// Side panel: summary, classes, list of results, timing.
 
 import { describe } from "./markers.js";
 
-/** A button for each class, with how many of it are sure enough; `toggle` is told which was pressed. */
-export function showClasses(parent, findings, isSure, hidden, toggle) {
+/** Shows a button per class with its count above the threshold; calls `toggle` with the class. */
+export function showClasses(parent, results, isAboveThreshold, hidden, toggle) {
   const counts = new Map();
-  for (const finding of findings) {
-    const entry = counts.get(finding.label) ?? { color: finding.color, count: 0 };
-    entry.count += isSure(finding) ? 1 : 0;
-    counts.set(finding.label, entry);
+  for (const result of results) {
+    const entry = counts.get(result.label) ?? { color: result.color, count: 0 };
+    entry.count += isAboveThreshold(result) ? 1 : 0;
+    counts.set(result.label, entry);
   }
   const labels = [...counts].filter(([label, { count }]) => count || hidden.has(label));
   keepFocus(parent, "label", () =>
@@ -24,21 +24,21 @@ export function showClasses(parent, findings, isSure, hidden, toggle) {
   );
 }
 
-/** A button for each finding that is shown, the surest first. */
-export function showFindings(parent, findings, chosen, choose) {
-  const nothing = Object.assign(document.createElement("li"), { className: "none", textContent: "Nothing as sure as that." });
-  const items = findings.map((finding) => {
-    const button = entry("button", finding.color, finding.label, percentage(finding.score));
+/** Shows a button per result, sorted by score. */
+export function showResults(parent, results, selected, select) {
+  const nothing = Object.assign(document.createElement("li"), { className: "none", textContent: "No objects above this score." });
+  const items = results.map((result) => {
+    const button = entry("button", result.color, result.label, percentage(result.score));
     button.lastChild.className = "score";
-    button.dataset.index = finding.index;
-    button.style.setProperty("--score", finding.score ?? 0);
-    button.setAttribute("aria-label", describe(finding));
-    button.setAttribute("aria-pressed", String(finding === chosen));
-    button.onpointerenter = (event) => event.pointerType === "mouse" && choose(finding, "hover");
-    button.onpointerleave = (event) => event.pointerType === "mouse" && choose(null, "hover");
-    button.onfocus = () => button.matches(":focus-visible") && choose(finding, "focus");
-    button.onblur = () => choose(null, "focus");
-    button.onclick = () => choose(finding, "click");
+    button.dataset.index = result.index;
+    button.style.setProperty("--score", result.score ?? 0);
+    button.setAttribute("aria-label", describe(result));
+    button.setAttribute("aria-pressed", String(result === selected));
+    button.onpointerenter = (event) => event.pointerType === "mouse" && select(result, "hover");
+    button.onpointerleave = (event) => event.pointerType === "mouse" && select(null, "hover");
+    button.onfocus = () => button.matches(":focus-visible") && select(result, "focus");
+    button.onblur = () => select(null, "focus");
+    button.onclick = () => select(result, "click");
     const item = document.createElement("li");
     item.append(button);
     return item;
@@ -46,20 +46,20 @@ export function showFindings(parent, findings, chosen, choose) {
   parent.replaceChildren(...(items.length ? items : [nothing]));
 }
 
-/** Marks the chosen one. */
-export function markChosen(parent, chosen) {
+/** Marks the selected result. */
+export function markSelected(parent, selected) {
   for (const button of parent.querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", String(chosen !== null && button.dataset.index === String(chosen.index)));
+    button.setAttribute("aria-pressed", String(selected !== null && button.dataset.index === String(selected.index)));
   }
 }
 
-/** What was found, in a sentence. */
-export function summary(findings) {
-  if (!findings.length) return "Nothing found that is sure enough.";
+/** Returns a summary of the results. */
+export function summary(results) {
+  if (!results.length) return "No objects above this score. Try a lower threshold.";
   const counts = new Map();
-  for (const { label } of findings) counts.set(label, (counts.get(label) ?? 0) + 1);
+  for (const { label } of results) counts.set(label, (counts.get(label) ?? 0) + 1);
   const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([label, count]) => `${count} × ${label}`);
-  return parts.length > 6 ? `${findings.length} found, of ${parts.length} classes` : parts.join(", ");
+  return parts.length > 6 ? `${results.length} objects of ${parts.length} classes` : parts.join(", ");
 }
 
 export function showTiming(parent, timing) {

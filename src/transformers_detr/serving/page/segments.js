@@ -1,21 +1,21 @@
-// Masks of segments → one map of whose pixel is whose, and its drawing.
+// Masks of segments: one map of the segment of each pixel, and its drawing.
 
 import { channels } from "./colors.js";
 
-const LONGEST_SIDE = 1024;
+const MAX_SIDE = 1024;
 const TINT = 128;
-const CHOSEN_TINT = 190;
+const SELECTED_TINT = 190;
 const OTHER_TINT = 50;
 
-/** Reads the masks of findings: `{width, height, owner}`; the owner of a pixel is a finding's index + 1, or 0. */
-export async function readMasks(findings, pictureWidth, pictureHeight) {
-  const scale = Math.min(1, LONGEST_SIDE / Math.max(pictureWidth, pictureHeight));
-  const width = Math.max(1, Math.round(pictureWidth * scale));
-  const height = Math.max(1, Math.round(pictureHeight * scale));
+/** Reads the masks of results: `{width, height, owner}`; the owner of a pixel is the index of a result + 1, or 0. */
+export async function readMasks(results, imageWidth, imageHeight) {
+  const scale = Math.min(1, MAX_SIDE / Math.max(imageWidth, imageHeight));
+  const width = Math.max(1, Math.round(imageWidth * scale));
+  const height = Math.max(1, Math.round(imageHeight * scale));
   const owner = new Uint16Array(width * height);
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  for (const [index, finding] of findings.entries()) {
-    const bytes = Uint8Array.from(atob(finding.mask), (letter) => letter.charCodeAt(0));
+  for (const [index, result] of results.entries()) {
+    const bytes = Uint8Array.from(atob(result.mask), (letter) => letter.charCodeAt(0));
     const mask = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
     context.drawImage(mask, 0, 0, width, height);
     const { data } = context.getImageData(0, 0, width, height);
@@ -24,8 +24,8 @@ export async function readMasks(findings, pictureWidth, pictureHeight) {
   return { width, height, owner };
 }
 
-/** A pixel of each finding near the middle of its segment, relative to the picture; null where there is none. */
-export function middles({ width, height, owner }, count) {
+/** Returns a point of each segment near its center, relative to the image; null if it has no pixels. */
+export function centers({ width, height, owner }, count) {
   const sums = Array.from({ length: count }, () => [0, 0, 0]);
   forEachPixel(owner, width, (index, x, y) => {
     sums[index][0] += x;
@@ -41,18 +41,18 @@ export function middles({ width, height, owner }, count) {
   return best.map(([distance, x, y]) => (distance === Infinity ? null : [(x + 0.5) / width, (y + 0.5) / height]));
 }
 
-/** Tints the segments that are shown and draws their edges; one that is chosen stands out. */
-export function drawSegments(canvas, map, findings, isShown, chosen) {
+/** Tints the visible segments, the selected one strongest, and draws their edges. */
+export function drawSegments(canvas, map, results, isShown, selected) {
   const { width, height, owner } = map;
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
   const words = new Uint32Array(pixels.data.buffer);
-  const strength = (finding) => (!chosen ? TINT : finding === chosen ? CHOSEN_TINT : OTHER_TINT);
-  const tints = findings.map((finding) => word(...channels(finding.color), strength(finding)));
+  const strength = (result) => (!selected ? TINT : result === selected ? SELECTED_TINT : OTHER_TINT);
+  const tints = results.map((result) => word(...channels(result.color), strength(result)));
   const edge = word(0, 0, 0, 220);
-  const shown = findings.map(isShown);
+  const shown = results.map(isShown);
   forEachPixel(owner, width, (index, x, y, pixel) => {
     if (!shown[index]) return;
     const own = owner[pixel];
@@ -62,8 +62,8 @@ export function drawSegments(canvas, map, findings, isShown, chosen) {
   context.putImageData(pixels, 0, 0);
 }
 
-/** The index of the finding at a place relative to the picture, or -1. */
-export function findingAt({ width, height, owner }, x, y) {
+/** Returns the index of the result at a point relative to the image, or -1. */
+export function resultAt({ width, height, owner }, x, y) {
   const column = Math.min(width - 1, Math.max(0, Math.floor(x * width)));
   const row = Math.min(height - 1, Math.max(0, Math.floor(y * height)));
   return owner[row * width + column] - 1;
@@ -75,7 +75,7 @@ function forEachPixel(owner, width, visit) {
   }
 }
 
-/** A pixel as the memory of a canvas holds it. */
+/** Packs a pixel in the memory layout of a canvas. */
 function word(red, green, blue, alpha) {
   return new Uint32Array(new Uint8ClampedArray([red, green, blue, alpha]).buffer)[0];
 }
