@@ -1,12 +1,12 @@
-"""How fast DETR learns with the training helpers of a recipe, against plain DETR with the same recipe.
+"""Compare how fast DETR learns with the training aids of a recipe and without them.
 
-    python benchmarks/convergence.py --data scenes --recipe scenes --steps 2000 --backbone FILE --output convergence
-    python benchmarks/convergence.py --data BCCD --recipe bccd --steps 2080 --backbone FILE --output convergence-bccd
+    python benchmarks/convergence.py --data scenes --recipe scenes --steps 2000 --backbone-weights FILE --output conv
+    python benchmarks/convergence.py --data BCCD --recipe bccd --steps 2080 --backbone-weights FILE --output conv-bccd
 
-For each seed plain DETR is trained with `--steps` steps, and DETR with helpers with half as many, each with its whole
-schedule; model, data, augmentation, learning rate and starting features are the same. AP is that of the validation
-images, evaluations are not part of the times. In `--output` are the curves as a picture and all numbers as JSON; a
-run that is there already is not repeated, so that a measurement that was interrupted goes on.
+For each seed, plain DETR is trained with `--steps` steps, and DETR with training aids with half as many, each with its
+whole schedule. Model, data, augmentation, learning rate and initial weights are the same. AP is measured on the
+validation images; times exclude evaluations. `--output` receives the curves as an image and all numbers as JSON.
+Existing runs are not repeated, so that an interrupted measurement resumes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers_detr.data.load import open_dataset
 from transformers_detr.data.records import DetectionDataset
 from transformers_detr.training.arguments import DetrTrainingArguments
-from transformers_detr.training.model_setup import starting_point
-from transformers_detr.training.progress_callback import Progress
+from transformers_detr.training.model_setup import set_up_model
+from transformers_detr.training.progress_callback import ProgressBar
 from transformers_detr.training.trainer import DetrTrainer
 
 PLAIN = {"token_weight": 0.0, "tokens_first": 0.0, "anchored_start": False, "query_groups": 1}
-SIDES: dict[str, tuple[dict[str, Any], int]] = {"plain": (PLAIN, 1), "helped": ({}, 2)}
-"""Settings beyond the recipe's, and what the steps are divided by."""
+SIDES: dict[str, tuple[dict[str, Any], int]] = {"plain": (PLAIN, 1), "aided": ({}, 2)}
+"""Settings beyond the recipe's, and the divisor of the steps."""
 
 EVALUATIONS = 10
-COLORS = {"plain": "#D55E00", "helped": "#0072B2"}
+COLORS = {"plain": "#D55E00", "aided": "#0072B2"}
 
 Curve = list[dict[str, float]]
 
@@ -59,17 +59,17 @@ class _Clock(TrainerCallback):
         self.processor += time.process_time() - self.begun[1]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Note how good the model is by now."""
+        """Record the AP."""
         scores = {name: metrics[f"eval_{name}"] for name in ("AP", "AP50")}
         self.curve.append({"step": state.global_step, "wall": self.wall, "processor": self.processor, **scores})
 
 
 def train(dataset: DetectionDataset, given: argparse.Namespace, side: str, seed: int) -> Curve:
-    """Train one model; how good it was when."""
+    """Train one model and return its AP over steps and time."""
     settings, divisor = SIDES[side]
     steps = given.steps // divisor
     set_seed(seed)
-    point = starting_point(given.recipe, dataset, given.size, backbone_weights=given.backbone)
+    setup = set_up_model(given.recipe, dataset, given.size, backbone_weights=given.backbone_weights)
     every = max(steps // EVALUATIONS, 1)
     clock = _Clock()
     with TemporaryDirectory() as folder:
@@ -77,15 +77,15 @@ def train(dataset: DetectionDataset, given: argparse.Namespace, side: str, seed:
         own |= {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "load_best_model_at_end": False}
         own |= {"bf16": given.bfloat16, "use_cpu": not torch.accelerator.is_available(), "logging_steps": every}
         own |= {} if given.batch_size is None else {"per_device_train_batch_size": given.batch_size}
-        arguments = DetrTrainingArguments(**{**point.training, **own, **settings})
-        trainer = DetrTrainer(point.model, arguments, dataset, point.processor, callbacks=[Progress(), clock])
+        arguments = DetrTrainingArguments(**{**setup.training, **own, **settings})
+        trainer = DetrTrainer(setup.model, arguments, dataset, setup.processor, callbacks=[ProgressBar(), clock])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return clock.curve
 
 
 def rows(curves: dict[str, Curve]):
-    """A line for each run: how it ended, and when it was as good as plain DETR of the same seed in the end."""
+    """Yield a row for each run: its final AP, and when it reached the final AP of plain DETR with the same seed."""
     for name, curve in curves.items():
         side, _, seed = name.partition("-")
         goal = curves[f"plain-{seed}"][-1]["AP"]
@@ -121,15 +121,15 @@ def main() -> int:
     """Train, compare, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="dataset with the splits train and val")
-    parser.add_argument("--recipe", required=True, help="recipe of a fresh model, with helpers")
-    parser.add_argument("--backbone", type=Path, help="weights for the backbone, as for `detr train`")
-    parser.add_argument("--steps", type=int, default=2000, help="of plain DETR; with helpers half as many")
+    parser.add_argument("--recipe", required=True, help="recipe of a fresh model, with training aids")
+    parser.add_argument("--backbone-weights", type=Path, help="timm weights for the backbone, as for `detr train`")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of plain DETR; half as many with training aids")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--size", type=int, help="shorter side, instead of the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, required=True, help="folder for numbers and picture")
+    parser.add_argument("--output", type=Path, required=True, help="folder for numbers and plot")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     dataset = open_dataset(given.data)
@@ -141,15 +141,15 @@ def main() -> int:
             if not path.exists():
                 write_json(path, {"curve": train(dataset, given, side, seed)})
             curves[f"{side}-{seed}"] = json.loads(path.read_text("utf-8"))["curve"]
-    columns = ("side", "seed", "steps", "minutes", "AP", "AP50", "as good as plain: steps", "minutes then")
+    columns = ("side", "seed", "steps", "minutes", "AP", "AP50", "steps to plain AP", "minutes to plain AP")
     print_rows(columns, rows(curves))
     ends = {side: statistics.mean(curves[f"{side}-{seed}"][-1]["AP"] for seed in given.seeds) for side in SIDES}
-    print(f"Mean AP: plain {ends['plain']:.3f}, with helpers and half the steps {ends['helped']:.3f}")
+    print(f"Mean AP: plain {ends['plain']:.3f}, with training aids and half the steps {ends['aided']:.3f}")
     settings = {name: value if isinstance(value, int | list) else str(value) for name, value in vars(given).items()}
     write_json(given.output / "convergence.json", {"machine": machine(given.threads), **settings, "curves": curves})
     draw(
         curves,
-        f"{dataset.name}, recipe {given.recipe}: plain DETR and half the steps with helpers",
+        f"{dataset.name}, recipe {given.recipe}: plain DETR, and training aids with half the steps",
         given.output / "convergence.png",
     )
     return 0

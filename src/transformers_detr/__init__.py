@@ -18,10 +18,13 @@ _HOMES = {
     "DetrForSegmentation": "model.modeling_segmentation_detr",
     "DetrImageProcessor": "model.image_processing_detr",
     "DetrModel": "model.modeling_detr",
+    "DetrTrainer": "training.trainer",
+    "DetrTrainingArguments": "training.arguments",
     "Segmenter": "inference.detector",
     "evaluate": "evaluation.evaluation_workflow",
     "explain": "explanation.explanation",
     "export_model": "export.export_workflow",
+    "train": "training.training_workflow",
     "use_for_auto": "hub.auto_classes",
 }
 
@@ -32,10 +35,13 @@ __all__ = [
     "DetrForSegmentation",
     "DetrImageProcessor",
     "DetrModel",
+    "DetrTrainer",
+    "DetrTrainingArguments",
     "Segmenter",
     "evaluate",
     "explain",
     "export_model",
+    "train",
     "use_for_auto",
 ]
 
@@ -49,6 +55,9 @@ if TYPE_CHECKING:
     from transformers_detr.model.image_processing_detr import DetrImageProcessor
     from transformers_detr.model.modeling_detr import DetrForObjectDetection, DetrModel
     from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+    from transformers_detr.training.arguments import DetrTrainingArguments
+    from transformers_detr.training.trainer import DetrTrainer
+    from transformers_detr.training.training_workflow import train
 
 
 def __getattr__(name: str) -> Any:

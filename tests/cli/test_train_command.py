@@ -51,7 +51,7 @@ def test_every_format_trains_an_epoch(name, written, model, tmp_path):
     assert result.exit_code == 0, result.output
     assert "8 images to train on, 4 for validation" in result.output
     assert "Classes: 3 → 8" in result.output
-    assert "new, but for star and “no object”" in result.output
+    assert "new, except for star and “no object”" in result.output
     assert "best AP" in (output / "training.html").read_text(encoding="utf-8")
     trained = DetrForObjectDetection.from_pretrained(output)
     assert trained.config.id2label == open_dataset(written(name)).id2label
@@ -83,7 +83,7 @@ def test_a_recipe_starts_a_fresh_model(written, tmp_path):
     command = ("--data", written("coco"), "--model", tmp_path / "mine.yaml", "--output", tmp_path / "run", *QUICK)
     result = run(*command)
     assert result.exit_code == 0, result.output
-    assert "starts without pretrained weights, and 8 images are little" in result.output
+    assert "starts without pretrained weights, and 8 images are few" in result.output
     assert DetrForObjectDetection.from_pretrained(tmp_path / "run").config.d_model == 32
 
 
@@ -93,17 +93,17 @@ def test_a_training_is_not_overwritten_and_can_go_on(written, model, tmp_path):
     assert run(*command).exit_code == 0
     refused = run(*command)
     assert refused.exit_code == 1
-    assert "already holds a training; go on with --resume" in refused.output
+    assert "already holds a training; resume it (--resume)" in refused.output
     further = run(*command[:-1], "2", "--resume")
     assert further.exit_code == 0, further.output
     state = json.loads((output / "trainer_state.json").read_text())
     assert state["epoch"] == 2
     otherwise = run(*command, "--resume", "--lr", "0.5")
     assert otherwise.exit_code == 1
-    assert "begun with other settings: learning_rate was 5e-05 and is now 0.5" in otherwise.output
+    assert "started with other settings: learning_rate was 5e-05 and is now 0.5" in otherwise.output
     nothing = run("--data", written("coco"), "--model", model, "--output", tmp_path / "other", *QUICK, "--resume")
     assert nothing.exit_code == 1
-    assert "holds no checkpoint to go on from" in nothing.output
+    assert "holds no checkpoint to resume from" in nothing.output
 
 
 def test_masks_are_learned_too(written, tmp_path):
@@ -121,7 +121,7 @@ def test_masks_are_learned_too(written, tmp_path):
     assert yaml.safe_load((output / "recipe.yaml").read_text())["training"]["masks"]
     without = run("--data", written("voc"), "--model", output, "--output", tmp_path / "other", *QUICK)
     assert without.exit_code == 1
-    assert "scene00.xml, image 0, object 1: masks are to be learned, but it has none" in without.output
+    assert "scene00.xml, image 0, object 1: has no mask, but masks are to be trained" in without.output
 
 
 def test_a_preview_shows_what_the_model_would_see(written, model, tmp_path):
@@ -142,7 +142,7 @@ def test_faulty_data_is_named_before_anything_is_trained(written, model, tmp_pat
     refused = run(*command)
     assert refused.exit_code == 1
     assert "scene00.png" in refused.output
-    assert "repair them, or leave the faulty entries out with --clean" in refused.output
+    assert "Repair them, or leave the faulty entries out with clean=True (--clean)" in refused.output
     cleaned = run(*command, "--clean")
     assert cleaned.exit_code == 0, cleaned.output
     assert "7 images to train on" in cleaned.output

@@ -6,13 +6,13 @@ import torch
 from transformers_detr import DetrImageProcessor
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
 from transformers_detr.training.augmentation import PRESETS, augmentations
-from transformers_detr.training.dataset import Collate, Draw, TrainingImages
+from transformers_detr.training.dataset import DetrCollator, Draw, TrainingDataset
 
 
 @pytest.fixture
 def training_images(scenes):
     def build(preset, edges=(64,), with_masks=False, longest=96):
-        return TrainingImages(scenes.split("train"), augmentations(preset, list(edges), longest), with_masks)
+        return TrainingDataset(scenes.split("train"), augmentations(preset, list(edges), longest), with_masks)
 
     return build
 
@@ -24,7 +24,7 @@ def test_without_augmentation_a_batch_is_the_image_processors(training_images, s
     wanted = processor(
         [record.load_image() for record in records], [record.coco_target() for record in records], return_tensors="pt"
     )
-    collate = Collate(processor.image_mean, processor.image_std)
+    collate = DetrCollator(processor.image_mean, processor.image_std)
     batch = collate([images[Draw(index, 64, 0)] for index in range(len(records))])
     assert torch.equal(batch["pixel_mask"], wanted["pixel_mask"])
     # torchvision and Pillow round resized pixels differently, by one step of 1/255

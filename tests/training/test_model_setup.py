@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from training.conftest import TINY
 from transformers_detr import DetrForObjectDetection, DetrForSegmentation
-from transformers_detr.training.model_setup import edges_for, fine_tuning_defaults, starting_point
+from transformers_detr.training.model_setup import edges_for, fine_tuning_defaults, set_up_model
 from transformers_detr.training.recipes import Recipe, write_recipe
 
 
@@ -38,19 +38,19 @@ def model_folder(tiny_model, processor, tmp_path):
 
 
 def test_the_size_can_be_chosen(model_folder, scenes):
-    start = starting_point(model_folder, scenes, size=128)
+    start = set_up_model(model_folder, scenes, size=128)
     assert dict(start.processor.size) == {"shortest_edge": 128, "longest_edge": 192}
     assert max(start.training["edges"]) == 128
     assert start.training["longest_edge"] == 192
 
 
 def test_queries_follow_the_fullest_image_or_the_wish(model_folder, scenes):
-    assert starting_point(model_folder, scenes).model.config.num_queries == 20
-    assert starting_point(model_folder, scenes, queries=5).model.config.num_queries == 5
+    assert set_up_model(model_folder, scenes).model.config.num_queries == 20
+    assert set_up_model(model_folder, scenes, queries=5).model.config.num_queries == 5
     full = scenes.split("train")[0]
     objects = tuple(item for image in scenes.split("train") for item in image.objects)
     crowded = replace(scenes, splits={**scenes.splits, "train": (replace(full, objects=objects),)})
-    start = starting_point(model_folder, crowded)
+    start = set_up_model(model_folder, crowded)
     wanted = sum(not item.iscrowd for item in objects)
     assert start.model.config.num_queries == wanted > 20
     assert f"Queries: 20 → {wanted} (an image holds {wanted} objects)." in start.notes
@@ -73,26 +73,26 @@ def learning(model):
 
 
 def test_masks_are_put_on_a_detector(detector_folder, scenes):
-    start = starting_point(detector_folder(scenes.class_names), scenes, masks=True)
+    start = set_up_model(detector_folder(scenes.class_names), scenes, masks=True)
     assert isinstance(start.model, DetrForSegmentation)
     assert learning(start.model) == {"bbox_attention", "mask_head"}
-    assert start.notes[-1] == "Masks: the parts for them are new; the detector stays as it is."
+    assert start.notes[-1] == "Masks: the mask head is new; the detector is frozen."
     assert start.training["masks"]
 
 
 def test_a_detector_of_other_classes_learns_along(detector_folder, scenes):
-    start = starting_point(detector_folder(), scenes, masks=True)
+    start = set_up_model(detector_folder(), scenes, masks=True)
     assert learning(start.model) == {"detr", "bbox_attention", "mask_head"}
     backbone = start.model.detr.model.backbone.conv_encoder.model
     assert not any(value.requires_grad for value in backbone.conv1.parameters())
-    assert "learns along" in start.notes[-1]
+    assert "is trained too" in start.notes[-1]
 
 
 def test_a_segmentation_model_goes_on_with_its_masks(detector_folder, scenes, tmp_path):
     folder = detector_folder()
     model = DetrForSegmentation.from_detector(DetrForObjectDetection.from_pretrained(folder))
     model.save_pretrained(folder)
-    start = starting_point(folder, scenes, queries=9)
+    start = set_up_model(folder, scenes, queries=9)
     assert start.training["masks"]
     assert start.model.config.id2label == scenes.id2label
     assert start.model.detr.class_labels_classifier.out_features == len(scenes.class_names) + 1
@@ -105,11 +105,11 @@ def test_masks_need_masks_and_a_trained_detector(detector_folder, scenes):
     image = next(image for image in scenes.split("train") if image.objects)
     without = replace(image, objects=(replace(image.objects[0], segmentation=None), *image.objects[1:]))
     lacking = replace(scenes, splits={**scenes.splits, "train": (without,)})
-    message = f"image {image.id}, annotation {image.objects[0].id}: masks are to be learned, but it has none"
+    message = f"image {image.id}, annotation {image.objects[0].id}: has no mask, but masks are to be trained"
     with pytest.raises(ValueError, match=message):
-        starting_point(detector_folder(), lacking, masks=True)
-    with pytest.raises(ValueError, match="learned by a trained detector"):
-        starting_point("scenes", scenes, masks=True)
+        set_up_model(detector_folder(), lacking, masks=True)
+    with pytest.raises(ValueError, match="masks need a trained detector"):
+        set_up_model("scenes", scenes, masks=True)
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def recipe_file(tmp_path):
 
 
 def test_a_small_recipe_warns_of_little_data(recipe_file, scenes):
-    start = starting_point(recipe_file, scenes)
-    assert "10 images are little" in start.warnings[0]
+    start = set_up_model(recipe_file, scenes)
+    assert "10 images are few" in start.warnings[0]
     assert start.model.config.id2label == scenes.id2label
     assert start.training["train_batch_norm"]
 
@@ -131,7 +131,7 @@ def test_a_recipes_backbone_can_start_from_weights_in_a_file(recipe_file, scenes
     torch.manual_seed(7)
     backbone = timm.create_model("test_resnet")
     save_file(backbone.state_dict(), tmp_path / "backbone.safetensors")
-    start = starting_point(recipe_file, scenes, backbone_weights=tmp_path / "backbone.safetensors")
+    start = set_up_model(recipe_file, scenes, backbone_weights=tmp_path / "backbone.safetensors")
     weights = start.model.model.backbone.conv_encoder.model.state_dict()
     assert torch.equal(weights["layer4.0.conv1.weight"], backbone.state_dict()["layer4.0.conv1.weight"])
     assert torch.equal(weights["bn1.weight"], backbone.state_dict()["bn1.weight"])
@@ -141,12 +141,12 @@ def test_a_recipes_backbone_can_start_from_weights_in_a_file(recipe_file, scenes
 
 def test_weights_of_another_backbone_are_refused(recipe_file, scenes, tmp_path):
     save_file(timm.create_model("test_vit").state_dict(), tmp_path / "backbone.safetensors")
-    with pytest.raises(ValueError, match="no weights for test_resnet: 75 lack, such as bn1"):
-        starting_point(recipe_file, scenes, backbone_weights=tmp_path / "backbone.safetensors")
+    with pytest.raises(ValueError, match="no weights for test_resnet: 75 are missing, such as bn1"):
+        set_up_model(recipe_file, scenes, backbone_weights=tmp_path / "backbone.safetensors")
 
 
 def test_backbone_weights_are_refused_where_they_make_no_sense(model_folder, scenes, tmp_path):
     with pytest.raises(ValueError, match="is pretrained"):
-        starting_point(model_folder, scenes, backbone_weights=tmp_path / "backbone.safetensors")
+        set_up_model(model_folder, scenes, backbone_weights=tmp_path / "backbone.safetensors")
     with pytest.raises(FileNotFoundError, match="no such file of backbone weights"):
-        starting_point("scenes", scenes, backbone_weights=tmp_path / "none.safetensors")
+        set_up_model("scenes", scenes, backbone_weights=tmp_path / "none.safetensors")

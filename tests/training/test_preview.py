@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 
 from transformers_detr.training.augmentation import augmentations
-from transformers_detr.training.dataset import Draw, TrainingImages
+from transformers_detr.training.dataset import Draw, TrainingDataset
 from transformers_detr.training.preview import CELL, contact_sheet
 
 
 def test_masks_lie_on_their_objects_in_the_preview(scenes):
     transforms = augmentations("none", [96], 144)
-    plain, masked = (TrainingImages(scenes.split("train"), transforms, masks) for masks in (False, True))
+    plain, masked = (TrainingDataset(scenes.split("train"), transforms, masks) for masks in (False, True))
     sheets = [
         np.asarray(contact_sheet(images, scenes.class_names, [96], count=4, seed=1)) for images in (plain, masked)
     ]

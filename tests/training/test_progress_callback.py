@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from transformers_detr.training.progress_callback import Progress
+from transformers_detr.training.progress_callback import ProgressBar
 
 
 def test_the_bar_shows_losses_and_ap(capsys):
-    progress = Progress()
+    progress = ProgressBar()
     state = SimpleNamespace(is_world_process_zero=True, max_steps=4, global_step=0)
     progress.on_train_begin(None, state, None)
     state.global_step = 2
@@ -22,7 +22,7 @@ def test_the_bar_shows_losses_and_ap(capsys):
 
 
 def test_only_the_first_process_shows_a_bar(capsys):
-    progress = Progress()
+    progress = ProgressBar()
     state = SimpleNamespace(is_world_process_zero=False, max_steps=4, global_step=1)
     progress.on_train_begin(None, state, None)
     progress.on_step_end(None, state, None)

@@ -6,7 +6,7 @@ from torch import nn
 
 from transformers_detr.model.backbone_detr import DetrConvEncoder
 from transformers_detr.model.frozen_batch_norm_detr import freeze_batch_norms
-from transformers_detr.training.trainable_batch_norm import LiveBatchNorm2d, thaw_batch_norms
+from transformers_detr.training.trainable_batch_norm import TrainableBatchNorm2d, make_batch_norms_trainable
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_100"])
@@ -20,8 +20,8 @@ def test_in_evaluation_a_live_norm_is_the_frozen_one(tiny_model, backbone):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         before = model(images).logits
-        thaw_batch_norms(model)
-        assert any(isinstance(module, LiveBatchNorm2d) for module in model.modules())
+        make_batch_norms_trainable(model)
+        assert any(isinstance(module, TrainableBatchNorm2d) for module in model.modules())
         model.eval()
         torch.testing.assert_close(model(images).logits, before, rtol=1e-4, atol=1e-5)
         freeze_batch_norms(model)
@@ -33,11 +33,11 @@ def test_live_norms_learn_and_follow_the_statistics(tiny_model):
     backbone = tiny_model().model.backbone.conv_encoder
     assert isinstance(backbone, DetrConvEncoder)
     backbone.requires_grad_(True)
-    thaw_batch_norms(backbone)
+    make_batch_norms_trainable(backbone)
     backbone.train()
     features = backbone(3 + torch.randn(4, 3, 64, 64), None)[-1].features
     features.square().sum().backward()
-    norms = [module for module in backbone.modules() if isinstance(module, LiveBatchNorm2d)]
+    norms = [module for module in backbone.modules() if isinstance(module, TrainableBatchNorm2d)]
     assert norms[0].weight.grad.abs().sum() > 0
     assert norms[0].bias.grad.abs().sum() > 0
     assert all(norm.running_mean.abs().sum() > 0 for norm in norms)

@@ -178,7 +178,7 @@ def test_a_model_with_masks_trains_and_is_scored_by_masks_too(tiny_model, argume
 
 @pytest.mark.parametrize(
     ("masks", "changes", "message"),
-    [(False, {"masks": True}, "has no parts for them"), (True, {"token_weight": 1.0}, "are for detectors")],
+    [(False, {"masks": True}, "has no mask head"), (True, {"token_weight": 1.0}, "are for detectors")],
 )
 def test_what_a_model_cannot_learn_is_refused(tiny_model, arguments, scenes, processor, masks, changes, message):
     model = tiny_model(encoder_attention_heads=8, decoder_attention_heads=8)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformers_detr.model.targets_detr import read_targets
-from transformers_detr.training.training_aids import AssistedDetr, assign_tokens, assist
+from transformers_detr.training.training_aids import DetrWithTrainingAids, add_training_aids, assign_tokens
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def batch():
 def test_without_helpers_the_loss_is_the_plain_models(tiny_model, batch):
     model = tiny_model(dropout=0.0).train()
     plain = model(**batch)
-    assist(model)
+    add_training_aids(model)
     assisted = model(**batch)
     torch.testing.assert_close(assisted.loss, plain.loss)
     torch.testing.assert_close(assisted.logits, plain.logits)
@@ -34,7 +34,7 @@ def test_without_helpers_the_loss_is_the_plain_models(tiny_model, batch):
 
 def test_a_group_is_decoded_and_matched_as_if_it_were_alone(tiny_model, batch):
     model = tiny_model(dropout=0.0).train()
-    assist(model, query_groups=3)
+    add_training_aids(model, query_groups=3)
     together = model(**batch).loss
     losses = []
     for queries in (model.model.query_position_embeddings.weight, *model.extra_queries.weight.split(20)):
@@ -46,7 +46,7 @@ def test_a_group_is_decoded_and_matched_as_if_it_were_alone(tiny_model, batch):
 
 def test_every_group_learns(tiny_model, batch):
     model = tiny_model().train()
-    assist(model, query_groups=2, token_weight=1.0)
+    add_training_aids(model, query_groups=2, token_weight=1.0)
     model(**batch).loss.backward()
     assert (model.extra_queries.weight.grad.abs().sum(1) > 0).all()
     assert (model.model.query_position_embeddings.weight.grad.abs().sum(1) > 0).all()
@@ -56,8 +56,8 @@ def test_in_evaluation_the_model_is_the_plain_one(tiny_model, batch):
     model = tiny_model().eval()
     wanted = copy.deepcopy(model)(**batch)
     names = set(model.state_dict())
-    assist(model, query_groups=2, token_weight=1.0)
-    assert type(model) is AssistedDetr
+    add_training_aids(model, query_groups=2, token_weight=1.0)
+    assert type(model) is DetrWithTrainingAids
     torch.testing.assert_close(model(**batch).logits, wanted.logits)
     assert set(model.state_dict()) - names == {"extra_queries.weight"}
     torch.testing.assert_close(model(**batch).loss, wanted.loss)
@@ -65,7 +65,7 @@ def test_in_evaluation_the_model_is_the_plain_one(tiny_model, batch):
 
 def test_token_supervision_teaches_backbone_and_encoder_without_the_decoder(tiny_model, batch):
     model = tiny_model().train()
-    assist(model, token_weight=1.0)
+    add_training_aids(model, token_weight=1.0)
     output = model(**batch)
     (output.loss_dict["loss_tokens"]).backward()
     assert all(parameter.grad is None for parameter in model.model.decoder.parameters())
@@ -104,14 +104,14 @@ def test_tokens_are_placed_in_the_unpadded_image():
 
 def test_only_plain_detectors_get_helpers(tiny_model):
     with pytest.raises(TypeError, match="DetrModel"):
-        assist(tiny_model().model)
+        add_training_aids(tiny_model().model)
     with pytest.raises(ValueError, match="query_groups must be at least 1, got 0"):
-        assist(tiny_model(), query_groups=0)
+        add_training_aids(tiny_model(), query_groups=0)
 
 
 def test_tokens_can_learn_alone(tiny_model, batch):
     model = tiny_model(dropout=0.0).train()
-    assist(model, query_groups=2, token_weight=2.0)
+    add_training_aids(model, query_groups=2, token_weight=2.0)
     model.tokens_only = True
     alone = model(**batch)
     alone.loss.backward()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from transformers_detr.training.loss_curves import curves, logged
 from transformers_detr.training.trainer import DetrTrainer
-from transformers_detr.training.training_report import TrainingPage, write_training_page
+from transformers_detr.training.training_report import TrainingPageCallback, write_training_page
 
 
 def state(log, step=6, epoch=3.0, best=None):
@@ -52,13 +52,13 @@ def test_page_has_numbers_curves_and_settings(tmp_path):
     assert "Training on &lt;cats&gt;" in page
     assert "Step 6 of 8, epoch 3.0" in page
     assert re.search(r"<b>47.5</b><span>best AP</span>", page)
-    assert re.search(r"<b>2.250</b><span>loss at last</span>", page)
+    assert re.search(r"<b>2.250</b><span>final loss</span>", page)
     assert "2 steps were skipped" in page
     bold = re.search(r"<tr><td>2.0</td><td><b>47.5</b>", page)
     assert bold
     assert page.index("<td>3.0</td>") < bold.start() < page.index("<td>1.0</td>")
     assert "0.0001" in page
-    assert set(drawings(page)) >= {"Loss on the training images", "Average precision on the validation images"}
+    assert set(drawings(page)) >= {"Training loss", "Average precision on the validation images"}
     assert "AP by object size" not in drawings(page)
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert [file.name for file in tmp_path.iterdir()] == ["training.html"]
@@ -85,7 +85,7 @@ def test_many_values_are_shown_with_their_running_mean():
 
 def test_a_training_keeps_the_page(tiny_model, processor, scenes, arguments, tmp_path):
     sheet = Image.new("RGB", (30, 20), (200, 10, 10))
-    page = TrainingPage(tmp_path, "Training", {"a": "b"}, sheet)
+    page = TrainingPageCallback(tmp_path, "Training", {"a": "b"}, sheet)
     seen = []
     page_of = page.on_evaluate
 
@@ -102,13 +102,13 @@ def test_a_training_keeps_the_page(tiny_model, processor, scenes, arguments, tmp
     ap = [entry["eval_AP"] for entry in trainer.state.log_history if "eval_AP" in entry]
     assert f"<b>{100 * max(ap):.1f}</b><span>best AP</span>" in seen[-1]
     assert "data:image/jpeg;base64," in seen[-1]
-    assert "Its terms, of the last layer" in drawings(seen[-1])
+    assert "Loss terms of the last layer" in drawings(seen[-1])
 
 
 def test_other_processes_write_nothing(tmp_path):
     other = state(LOG)
     other.is_world_process_zero = False
-    TrainingPage(tmp_path, "Training", {}).on_evaluate(None, other, None)
+    TrainingPageCallback(tmp_path, "Training", {}).on_evaluate(None, other, None)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from transformers_detr.cli.image_run import Dtype
+if TYPE_CHECKING:
+    from transformers_detr.training.overfit_check import OverfitResult
+    from transformers_detr.training.training_workflow import TrainingRun
+
+ADVICE = "Check the boxes with --preview. If they fit, change the learning rate (--lr)."
 
 
 def train(
@@ -26,80 +32,144 @@ def train(
     epochs: Annotated[
         float | None, typer.Option(min=0, help="Passes over the images.", show_default="by number of images")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Images at once.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", min=1, help="Images per batch.", show_default="4")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--lr", min=0, help="Learning rate.", show_default="by number of images")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", min=16, help="Shorter side.", show_default="as the model says")
+        int | None,
+        typer.Option(metavar="PIXELS", min=16, help="Resize the shorter side to PIXELS.", show_default="the model's"),
     ] = None,
     queries: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Object queries.", show_default="as many as are needed")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Number of object queries.", show_default="the model's, or more"),
     ] = None,
-    backbone: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for the backbone of a recipe, as timm names them.")
+    backbone_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="timm weights for the backbone of a recipe's model.")
     ] = None,
     freeze: Annotated[
-        list[str] | None, typer.Option(metavar="PART", help="What does not learn: backbone, encoder, decoder …")
+        list[str] | None,
+        typer.Option(metavar="PART", help="Part to freeze: backbone, encoder, decoder … (repeatable)."),
     ] = None,
-    lora: Annotated[int, typer.Option(metavar="RANK", min=0, help="Train LoRA additions of this rank instead.")] = 0,
-    masks: Annotated[
-        bool, typer.Option("--masks", help="Give a trained detector parts for masks, and train those.")
-    ] = False,
-    precision: Annotated[Dtype, typer.Option(help="What to compute in.")] = Dtype.float32,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    lora: Annotated[int, typer.Option(metavar="RANK", min=0, help="Train LoRA adapters of this rank instead.")] = 0,
+    masks: Annotated[bool, typer.Option("--masks", help="Add a mask head to a trained detector and train it.")] = False,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Floating-point type to compute in.")
+    ] = "float32",
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that load images.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of DetrTrainingArguments.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a field of DetrTrainingArguments (repeatable)."),
     ] = None,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Train on what `detr check --fix` would leave of a faulty dataset.")
+        bool, typer.Option("--clean", help="Train on the dataset as `detr check --fix` would correct it.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that DIR holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in DIR.")] = False,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Only draw what the model would see, into DIR/preview.jpg.")
+        bool, typer.Option("--preview", help="Draw augmented training images into DIR/preview.jpg, then exit.")
     ] = False,
     sanity: Annotated[
-        bool, typer.Option("--sanity", help="Only try whether eight images can be learned by heart.")
+        bool, typer.Option("--sanity", help="Check that the model can overfit eight images, then exit.")
     ] = False,
 ) -> None:
     """Train a detector on a labeled dataset.
 
     A pretrained model is fine-tuned: its classes become those of the dataset, and epochs and learning rate
-    follow from the number of images. A segmentation model learns masks too. A recipe starts afresh, or
-    from the model that it names. The best model ends up in DIR, ready for `detr detect --model DIR`. Several
+    follow from the number of images. A segmentation model trains masks too. A recipe trains a fresh model, or
+    the model that it names. DIR receives the best model, ready for `detr detect --model DIR`. Several
     processes share the work with `torchrun --nproc-per-node N --no-python detr train …`, several machines with
-    `--nnodes` too; `accelerate launch --no_python` does as well.
+    `--nnodes` too; `accelerate launch --no_python` works as well.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.quiet = os.environ.get("RANK", "0") != "0"  # one process of several prints
     with console.status("Loading"):
-        from transformers_detr.cli import training_run as run
+        from transformers.utils import logging
+
+        from transformers_detr.cli.check import show_report
         from transformers_detr.evaluation.distributed import leave_processes
-    console.quiet = not run.is_first_process()
-    given = {
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "freeze": freeze,
-        "lora_rank": lora or None,
-        "bf16": precision is Dtype.bfloat16 or None,
-        "fp16": precision is Dtype.float16 or None,
-        "dataloader_num_workers": workers,
-        "seed": seed,
-    }
+        from transformers_detr.training import training_workflow as workflow
+        from transformers_detr.training.progress_callback import ProgressBar
+    logging.disable_progress_bar()  # of loading weights
+
+    def notify(message: str) -> None:
+        text = escape(message)
+        console.print(f"[yellow]{text}[/]" if message.startswith("Warning: ") else text)
+
     try:
-        run.refuse_to_overwrite(output, resume or preview or sanity)
-        dataset = run.read_dataset(data, clean, seed, console)
-        start = run.start(model, dataset, size, queries, backbone, masks, seed, console)
-        arguments = run.arguments(output, start, given, settings or [], len(dataset.split("train")))
+        options: dict[str, Any] = {
+            "model": model,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "size": size,
+            "queries": queries,
+            "backbone_weights": backbone_weights,
+            "freeze": freeze or (),
+            "lora_rank": lora,
+            "masks": masks,
+            "precision": precision,
+            "workers": workers,
+            "seed": seed,
+            "clean": clean,
+            "settings": _parsed(settings or []),
+            "notify": notify,
+        }
         if preview:
-            run.write_preview(start, arguments, dataset, output / "preview.jpg", console)
+            sheet = workflow.preview(data, **options)
+            output.mkdir(parents=True, exist_ok=True)
+            sheet.save(output / "preview.jpg")
+            console.print(f"Augmented training images: [bold]{escape(str(output / 'preview.jpg'))}[/]")
         elif sanity:
-            run.try_eight_images(start, arguments, dataset, console)
+            _show_verdict(workflow.check_overfit(data, callbacks=[ProgressBar()], **options), console)
         else:
-            run.train(start, arguments, dataset, output, resume, console)
+            run = workflow.train(data, output_dir=output, resume=resume, callbacks=[ProgressBar()], **options)
+            _show_run(run, console)
+            del run  # holds the process group, which is left below
+    except workflow.FaultyDatasetError as error:
+        show_report(error.report, console)
+        console.print(f"[red]Nothing was trained.[/] {escape(str(error))}")
+        raise typer.Exit(1) from error
     except (OSError, ValueError, ImportError) as error:
         console.print(f"[red]Nothing was trained.[/] {escape(str(error))}")
         raise typer.Exit(1) from error
     finally:
         leave_processes()
+
+
+def _parsed(settings: list[str]) -> dict[str, Any]:
+    """Split each NAME=VALUE and read the value as YAML."""
+    values = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator:
+            raise ValueError(f"--set {setting}: must be NAME=VALUE")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting}: VALUE is not YAML: {error}") from error
+    return values
+
+
+def _show_run(run: TrainingRun, console: Console) -> None:
+    name = run.best_metric_name.replace("_", " ")
+    score = (
+        None
+        if run.best_metric is None
+        else f"Best {name} on the validation images: [bold]{100 * run.best_metric:.1f}[/]"
+    )
+    console.print(score or "Trained.")
+    command = "segment" if run.trainer.with_masks else "detect"
+    console.print(f"Try it: [bold]detr {command} PHOTO --model {escape(run.model)}[/]")
+
+
+def _show_verdict(result: OverfitResult, console: Console) -> None:
+    """Print the result of the overfit check; exit with status 1 if it failed."""
+    ap = f"AP {100 * result.ap:.1f} on eight images"
+    if result.verdict == "failed":
+        console.print(f"[red]The model does not overfit:[/] {ap}. {ADVICE}")
+        raise typer.Exit(1)
+    verdict = "[green]Passed:[/] the model overfits" if result.verdict == "passed" else "[yellow]Slow:[/] it learns"
+    console.print(f"{verdict}, {ap}.")

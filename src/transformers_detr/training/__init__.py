@@ -1,1 +1,1 @@
-"""Training: arguments, recipes, augmentation, batches and the loop."""
+"""Training: workflow, trainer, arguments, recipes, augmentation and sampling."""

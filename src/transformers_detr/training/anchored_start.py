@@ -1,10 +1,9 @@
-"""Initial values with which each query begins by reading the memory around a place of its own.
+"""Initialization that makes each query attend around its own anchor point.
 
-Plain DETR begins with attention that is alike for all queries and all places, and takes most of its long training to
-make it local. Nothing in the model forbids to begin there: positions of queries and of cells have the same
-width, and the product of two sine embeddings falls off with their distance. Only initial values change; model,
-graph and checkpoint are plain DETR's. Fixed places for queries are in the spirit of
-Wang et al., Anchor DETR, 2022.
+Plain DETR starts with attention that is alike for all queries and all places, and spends most of its long training
+on making it local. This initialization starts there: positions of queries and of cells have the same width, and the
+product of two sine embeddings falls off with their distance. Only initial values change; model, graph and checkpoint
+are plain DETR's. The idea follows Wang et al., Anchor DETR, 2022.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from transformers import PreTrainedConfig
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 
 QUIET = 0.1
-"""Initial size of the memory's channels that share the key's dimensions with positions, and of self-attention."""
+"""Initial scale of the memory's channels that share the key's dimensions with positions, and of self-attention."""
 
 REACH = 0.5
 """Standard deviation of the attention around an anchor, in distances between anchors."""
@@ -27,15 +26,14 @@ REACH = 0.5
 
 @torch.no_grad()
 def start_anchored(model: DetrForObjectDetection) -> None:
-    """Give a fresh model anchored initial values, in place.
+    """Initialize a fresh model with anchors, in place.
 
-    Queries get the sine embeddings of a grid of places. Cross-attention compares positions in the lowest
-    frequencies of rows and columns, as many as a head has room for, so that it is a bell around the query's
-    place, and passes on what it finds as it is. Self-attention, which can only disturb that at first, begins
-    quietly.
+    Queries get the sine embeddings of a grid of points. Cross-attention compares positions in the lowest
+    frequencies of rows and columns, as many as fit into a head; the result is a bell around the query's point.
+    Its values pass through an identity. Self-attention starts small, because it can only disturb this at first.
 
     Args:
-        model: A model with fresh weights; what it learned before would be lost.
+        model: A model with fresh weights; trained weights would be lost.
 
     Raises:
         ValueError: The model has learned positions, or heads too narrow to hold a row and a column.
@@ -66,7 +64,7 @@ def start_anchored(model: DetrForObjectDetection) -> None:
 
 
 def grid_of_anchors(count: int) -> tuple[Tensor, float]:
-    """Places spread evenly over the image, in rows: `(count, 2)` as (row, column) in [0, 1], and their distance."""
+    """Return points spread evenly over the image, `(count, 2)` as (row, column) in [0, 1], and their distance."""
     rows = round(count**0.5)
     lengths = [count // rows + (row < count % rows) for row in range(rows)]
     places = [
@@ -76,7 +74,7 @@ def grid_of_anchors(count: int) -> tuple[Tensor, float]:
 
 
 def embed_places(places: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Sine embeddings `(N, D)` of places `(N, 2)`, as `sine_position_embedding` gives them to cells that lie there."""
+    """Return sine embeddings `(N, D)` of points `(N, 2)`, as `sine_position_embedding` has them for cells there."""
     return torch.cat([_embed(places[:, axis], config.d_model // 2) for axis in (0, 1)], dim=1)
 
 
@@ -90,7 +88,7 @@ def _embed(along: Tensor, half: int) -> Tensor:
 
 
 def _sharpness(pitch: float, head_dim: int, width: int) -> float:
-    """Factor of the product of two embeddings that makes attention a bell of the wanted reach.
+    """Return the factor of the product of two embeddings that gives attention the wanted reach.
 
     Near zero the product of two embeddings falls off by half the sum of the squared frequencies times the
     squared distance, which the attention divides by the root of the head's width.

@@ -1,4 +1,4 @@
-"""DetrTrainingArguments: those of transformers, with DETR's defaults, and what DETR has beyond them."""
+"""DetrTrainingArguments: `transformers.TrainingArguments` with DETR's defaults and additional fields."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformers_detr.training.model_surgery import PARTS
 
 @dataclass
 class DetrTrainingArguments(transformers.TrainingArguments):
-    """Arguments of a training; every argument of `transformers.TrainingArguments` exists too.
+    """Training arguments: every field of `transformers.TrainingArguments`, and DETR's.
 
-    Defaults are the paper's optimizer (AdamW, lr 1e-4 and a tenth of it for the backbone, weight decay 1e-4, gradients
-    clipped at 0.1), a cosine schedule (`lr_drop` gives the paper's), and an evaluation after every epoch whose AP picks
-    the best checkpoint.
+    Defaults are the paper's optimizer (AdamW, learning rate 1e-4, a tenth of it for the backbone, weight decay 1e-4,
+    gradients clipped at 0.1) and a cosine schedule (`lr_drop` gives the paper's). The model is evaluated after every
+    epoch; the AP selects the best checkpoint.
     """
 
     learning_rate: float = 1e-4
@@ -37,46 +37,45 @@ class DetrTrainingArguments(transformers.TrainingArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
 
     lr_drop: float | None = field(
-        default=None, metadata={"help": "Drop the rate to a tenth after this part of the steps, as in the paper."}
+        default=None,
+        metadata={"help": "Drop the learning rate to a tenth after this fraction of the steps, as in the paper."},
     )
     backbone_lr_factor: float = field(
         default=0.1, metadata={"help": "Learning rate of the backbone, relative to the rest."}
     )
     train_whole_backbone: bool = field(
         default=False,
-        metadata={"help": "Also train stem and first stage, for fresh backbones or pictures unlike photographs."},
+        metadata={"help": "Also train stem and first stage: for fresh backbones, or images unlike photos."},
     )
     train_batch_norm: bool = field(
         default=False, metadata={"help": "Also train batch norms, for backbones without pretrained weights."}
     )
-    freeze: list[str] = field(default_factory=list, metadata={"help": f"Parts that do not learn: {', '.join(PARTS)}."})
+    freeze: list[str] = field(default_factory=list, metadata={"help": f"Parts to freeze: {', '.join(PARTS)}."})
     lora_rank: int = field(
-        default=0, metadata={"help": "Train additions of this rank instead of the transformer's weights; 0: do not."}
+        default=0, metadata={"help": "Train LoRA adapters of this rank instead of the transformer's weights; 0: none."}
     )
-    masks: bool = field(default=False, metadata={"help": "Masks are learned; the model must have parts for them."})
+    masks: bool = field(default=False, metadata={"help": "Train masks; the model must have a mask head."})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better AP."}
+        default=None, metadata={"help": "Stop after this number of evaluations without a better AP."}
     )
-    ema_decay: float = field(
-        default=0.0, metadata={"help": "Average the weights with this decay; 0 keeps them as they are."}
-    )
+    ema_decay: float = field(default=0.0, metadata={"help": "Average the weights with this decay; 0: no average."})
     query_groups: int = field(default=1, metadata={"help": "Groups of queries matched independently while training."})
     token_weight: float = field(default=0.0, metadata={"help": "Weight of the supervision of encoded tokens."})
     tokens_first: float = field(
-        default=0.0, metadata={"help": "Part of the steps in which encoded tokens learn alone, before the queries."}
+        default=0.0, metadata={"help": "Fraction of the steps that train encoded tokens alone, before the queries."}
     )
     anchored_start: bool = field(
-        default=False, metadata={"help": "Let each query of a fresh model begin by reading around a place of its own."}
+        default=False, metadata={"help": "Initialize a fresh model so that each query attends around its own anchor."}
     )
     augmentation: str = field(default="paper", metadata={"help": f"One of {', '.join(PRESETS)}."})
     edges: list[int] = field(
         default_factory=lambda: list(range(480, 801, 32)),
         metadata={"help": "Shorter sides of training images; one is drawn for each batch."},
     )
-    longest_edge: int = field(default=1333, metadata={"help": "Limit of the longer side of training images."})
+    longest_edge: int = field(default=1333, metadata={"help": "Maximum of the longer side of training images."})
 
     def __post_init__(self) -> None:
-        """Check what is DETR's own; then as in transformers."""
+        """Check DETR's fields, then those of transformers."""
         if self.augmentation not in PRESETS:
             raise ValueError(f"augmentation must be one of {', '.join(PRESETS)}, got {self.augmentation!r}")
         if not self.edges or min(self.edges) < 1:
@@ -86,7 +85,7 @@ class DetrTrainingArguments(transformers.TrainingArguments):
         if not 0 <= self.tokens_first < 1:
             raise ValueError(f"tokens_first must be in [0, 1), got {self.tokens_first}")
         if self.tokens_first and not self.token_weight:
-            raise ValueError("tokens_first needs a token_weight above 0: tokens do not learn without one")
+            raise ValueError("tokens_first needs a token_weight above 0: tokens are not trained without one")
         if not (torch.accelerator.is_available() or is_torch_xla_available()):
-            self.use_cpu = True  # untold, processes would not find each other, and bfloat16 would be refused
+            self.use_cpu = True  # else processes would not find each other, and bfloat16 would be refused
         super().__post_init__()

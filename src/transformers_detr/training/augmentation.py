@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from transformers_detr.model.resize_detr import resized_size
 
 PAPER_EDGE = 800
-"""The longest of the paper's shorter sides; its other lengths in pixels are relative to this one here."""
+"""Longest of the paper's shorter sides; its other lengths in pixels are scaled relative to it."""
 
 
 class ResizeShortestEdge(v2.Transform):
@@ -43,7 +43,7 @@ class ResizeShortestEdge(v2.Transform):
 class CropWindow(v2.Transform):
     """Cut out a window whose sides are drawn between two lengths, each limited to the image's.
 
-    The longer side lies where the image's does, so that batches of similar shapes stay that.
+    The longer side has the orientation of the image's, so that batches keep similar aspect ratios.
 
     Args:
         least: Shortest side.
@@ -73,7 +73,7 @@ class CropWindow(v2.Transform):
 
 
 def paper(edge: int, longest_edge: int, largest: int) -> v2.Transform:
-    """The paper's recipe: flip; with probability ½ cut out a window of a smaller copy; resize.
+    """Build the paper's augmentation: flip; with probability ½ crop a window of a smaller copy; resize.
 
     Source: Carion et al., End-to-End Object Detection with Transformers, 2020, 4; lengths of 400 to 600 pixels
     belong to a longest shorter side of 800 and follow `largest`.
@@ -94,7 +94,7 @@ def paper(edge: int, longest_edge: int, largest: int) -> v2.Transform:
 
 
 def small_data(edge: int, longest_edge: int, largest: int) -> v2.Transform:
-    """For some hundred images or fewer: the paper's recipe, with other colors and with more windows."""
+    """Build the augmentation for small datasets: the paper's, with color jitter and more crops."""
     factor = largest / PAPER_EDGE
     window = [ResizeShortestEdge([round(side * factor) for side in (500, 650, 800)])]
     window += [CropWindow(round(300 * factor), round(700 * factor))]
@@ -109,12 +109,12 @@ def small_data(edge: int, longest_edge: int, largest: int) -> v2.Transform:
 
 
 def any_way_up(edge: int, longest_edge: int, largest: int) -> v2.Transform:
-    """For pictures without an upper side, seen whole: flips in both directions."""
+    """Build the augmentation for images without an upright direction: flips in both directions, no crop."""
     return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), ResizeShortestEdge([edge], longest_edge)])
 
 
 def only_resized(edge: int, longest_edge: int, largest: int) -> v2.Transform:
-    """Every image as the image processor sees it, at different sizes."""
+    """Only resize, as the image processor does."""
     return ResizeShortestEdge([edge], longest_edge)
 
 
@@ -127,7 +127,7 @@ PRESETS: dict[str, Callable[[int, int, int], v2.Transform]] = {
 
 
 def augmentations(name: str, edges: list[int], longest_edge: int) -> dict[int, v2.Transform]:
-    """A preset for each wanted shorter side.
+    """Build a preset for each wanted shorter side.
 
     Args:
         name: Key of `PRESETS`.

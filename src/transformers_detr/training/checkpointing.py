@@ -1,4 +1,4 @@
-"""What a training writes: the plain model to use, the weights to go on with, and nothing half-written."""
+"""Checkpoints: the plain model to use, the weights to resume from, written atomically."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
-from transformers_detr.training.training_aids import AssistedDetr
+from transformers_detr.training.training_aids import DetrWithTrainingAids
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
-"""Weights as the optimizer has them, in a checkpoint whose `model.safetensors` is the plain model to use."""
+"""File of the weights as the optimizer has them; `model.safetensors` beside it is the plain model to use."""
 
 TRAINING_ONLY = re.compile(r"^extra_queries\.|num_batches_tracked$")
 
 STAGING = ".being_written"
 
 
-def save_plain(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a model as a plain DETR, without what only training needs.
+def save_plain_model(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Save a model as a plain DETR, without the parts that only training needs.
 
     Args:
-        model: A model in training, perhaps with helpers, live batch norms or LoRA.
+        model: A model in training, perhaps with training aids, trainable batch norms or LoRA.
         folder: Where `config.json` and `model.safetensors` go.
         weights: Its weights, where they are not in the model itself because processes share them.
     """
@@ -38,7 +38,7 @@ def save_plain(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = 
     weights = model.state_dict() if weights is None else weights
     weights = {name: value for name, value in weights.items() if not TRAINING_ONLY.search(name)}
     kind = type(model)
-    if kind is AssistedDetr:
+    if kind is DetrWithTrainingAids:
         model.__class__ = DetrForObjectDetection  # the name that goes into config.json
     try:
         model.save_pretrained(folder, state_dict={name: value.contiguous() for name, value in weights.items()})
@@ -47,7 +47,7 @@ def save_plain(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = 
 
 
 def save_weights(modules: Mapping[str, nn.Module], folder: Path) -> None:
-    """Write the weights of modules by name, all of them, for `load_weights`."""
+    """Save all weights of modules by name, for `load_weights`."""
     weights: dict[str, Tensor] = {}
     for prefix, module in modules.items():
         weights |= {f"{prefix}.{name}": value.contiguous().clone() for name, value in module.state_dict().items()}
@@ -55,7 +55,7 @@ def save_weights(modules: Mapping[str, nn.Module], folder: Path) -> None:
 
 
 def load_weights(modules: Mapping[str, nn.Module], folder: Path) -> None:
-    """Read back what `save_weights` wrote for the same modules."""
+    """Load weights that `save_weights` wrote for the same modules."""
     weights = safetensors.torch.load_file(folder / TRAINING_WEIGHTS)
     for prefix, module in modules.items():
         own = {
@@ -65,17 +65,16 @@ def load_weights(modules: Mapping[str, nn.Module], folder: Path) -> None:
 
 
 @contextmanager
-def written_aside(
+def atomic_checkpoint(
     folder: Path, is_main: bool = True, wait_for_all: Callable[[], None] = lambda: None
 ) -> Iterator[Path]:
-    """A folder to write into, which becomes `folder` when all is written, in one step.
+    """Yield a folder to write into; it is renamed to `folder` in one step when complete.
 
-    A process that is killed leaves `folder` as it was, or not there; its half-written files are removed by
-    the next use.
+    A process that is killed leaves `folder` unchanged; its half-written files are removed by the next use.
 
     Args:
-        folder: The folder wanted; one of this name is replaced.
-        is_main: Whether this process makes and renames the folder; of several that write, one.
+        folder: Final name; an existing folder is replaced.
+        is_main: Whether this process creates and renames the folder; one of several must.
         wait_for_all: Returns when all processes have called it.
     """
     aside = folder.parent / STAGING / folder.name
@@ -91,7 +90,7 @@ def written_aside(
 
 
 def _take_name(aside: Path, folder: Path) -> None:
-    """Flush what was written, then rename it."""
+    """Flush the written files to disk, then rename the folder."""
     for path in aside.rglob("*"):
         if path.is_file():
             _to_disk(path)
@@ -104,7 +103,7 @@ def _take_name(aside: Path, folder: Path) -> None:
     shutil.rmtree(folder.parent / STAGING, ignore_errors=True)
 
 
-def remove_old(folder: Path, keep: int | None, best: str | None) -> None:
+def remove_old_checkpoints(folder: Path, keep: int | None, best: str | None) -> None:
     """Remove the oldest checkpoints of a run.
 
     Args:
@@ -119,7 +118,7 @@ def remove_old(folder: Path, keep: int | None, best: str | None) -> None:
     spared |= {Path(best)} if best else set()
     others = [path for path in found if path not in spared]
     for path in others[: max(len(found) - max(keep, len(spared)), 0)]:
-        doomed = folder / STAGING / path.name  # renamed first: a checkpoint is whole as long as it bears its name
+        doomed = folder / STAGING / path.name  # renamed first: a folder named checkpoint-N is always complete
         doomed.parent.mkdir(exist_ok=True)
         path.replace(doomed)
     shutil.rmtree(folder / STAGING, ignore_errors=True)

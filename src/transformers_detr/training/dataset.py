@@ -1,4 +1,4 @@
-"""Records → augmented samples → batches."""
+"""Training dataset and collator: records → augmented samples → batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Sample = dict[str, Any]
 
 
 class Draw(NamedTuple):
-    """One sample of an epoch: which image, augmented how. The same draw gives the same sample, anywhere.
+    """One sample of an epoch: the image and its augmentation. Equal draws give equal samples in every process.
 
     Attributes:
         image: Index of the image.
@@ -32,8 +32,8 @@ class Draw(NamedTuple):
     seed: int
 
 
-class TrainingImages(Dataset[Sample]):
-    """Augmented images with their targets.
+class TrainingDataset(Dataset[Sample]):
+    """Dataset of augmented images with their targets.
 
     Args:
         records: The images.
@@ -52,7 +52,7 @@ class TrainingImages(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """An augmented image `pixels` `(3, h, w)` uint8 and its target `labels`.
+        """Return an augmented image `pixels` `(3, H, W)` uint8 and its target `labels`.
 
         Raises:
             DatasetError: The image cannot be read.
@@ -75,7 +75,7 @@ class TrainingImages(Dataset[Sample]):
 
 
 def _target(before: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
-    """The target of an augmented sample; objects that have left the image are left out."""
+    """Return the target of an augmented sample, without the objects that were cropped away."""
     size = tuple(sample["image"].shape[-2:])
     boxes = sample["boxes"].as_subclass(Tensor)
     boxes = torch.stack([boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])], dim=2).flatten(1)
@@ -97,8 +97,8 @@ def _target(before: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     return relative_target(after)
 
 
-class Collate:
-    """Normalizes and pads samples to a batch, as the image processor would.
+class DetrCollator:
+    """Collate function: normalize and pad samples to a batch, as the image processor does.
 
     Args:
         mean: Mean per channel of images in [0, 1].
@@ -110,7 +110,7 @@ class Collate:
         self.std = torch.tensor(std)[:, None, None] * 255
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Batch samples: `pixel_values`, `labels` and, if anything is padded, `pixel_mask`."""
+        """Return `pixel_values`, `labels` and `pixel_mask` of the batch; the mask is None where nothing is padded."""
         pixels = [(sample["pixels"] - self.mean) / self.std for sample in samples]
         sizes = [(image.shape[1], image.shape[2]) for image in pixels]
         padded = (max(height for height, _ in sizes), max(width for _, width in sizes))

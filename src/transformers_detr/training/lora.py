@@ -1,25 +1,25 @@
-"""LoRA: train small additions to the attention instead of the weights themselves, by peft."""
+"""LoRA with peft: train low-rank adapters instead of the transformer's weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
-"""Layers of encoder and decoder that get additions."""
+"""Layers of encoder and decoder that get adapters."""
 
 HEADS = ["class_labels_classifier", "bbox_predictor", "bbox_attention", "mask_head"]
-"""Layers that are trained as they are."""
+"""Layers that are trained in full."""
 
 
 def add_lora(model: Any, rank: int) -> Any:
-    """Freeze a detector but for its heads and add matrices of low rank to its transformer.
+    """Freeze a detector except its heads and add LoRA adapters to its transformer.
 
     Args:
         model: A `DetrForObjectDetection`.
-        rank: Rank of the additions.
+        rank: Rank of the adapters.
 
     Returns:
-        peft's wrapper of the model; saving a checkpoint merges the additions into plain weights.
+        peft's wrapper of the model; saving a checkpoint merges the adapters into plain weights.
 
     Raises:
         ImportError: peft is not installed.

@@ -1,4 +1,4 @@
-"""Curves of a training as SVG text, drawn by matplotlib without its global state."""
+"""Training curves as SVG text, drawn by matplotlib without its global state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers_detr.evaluation.charts import RIGHT, WRONG, legend, plain, svg_text, thinned
 
 COLORS = (RIGHT, WRONG, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
-"""Okabe and Ito's palette, told apart under every common color blindness."""
+"""Okabe and Ito's palette, distinguishable with every common color blindness."""
 
 WINDOW = 25
 """Curves with more values than this are drawn thin, with their running mean over about a twentieth of them."""
@@ -22,14 +22,14 @@ Log = Sequence[Mapping[str, Any]]
 
 
 def curves(log: Log, names: Mapping[str, str], label: str, *, log_scale: bool = False, marker: str = "") -> str | None:
-    """Draw some of the values that a training logged over its epochs.
+    """Draw logged values of a training over its epochs.
 
     Args:
         log: `TrainerState.log_history`.
-        names: Name in the log → name to show; those that were not logged are left out.
-        label: Of the vertical axis.
-        log_scale: Whether it is logarithmic.
-        marker: Matplotlib's sign for single values; the newest value is always marked.
+        names: Name in the log → name to show; names that were not logged are left out.
+        label: Label of the vertical axis.
+        log_scale: Whether the vertical axis is logarithmic.
+        marker: Matplotlib's marker for single values; the newest value is always marked.
 
     Returns:
         The drawing, or None if none of them was logged.
@@ -61,14 +61,14 @@ def curves(log: Log, names: Mapping[str, str], label: str, *, log_scale: bool = 
 
 
 def logged(log: Log, name: str) -> NDArray[np.float64]:
-    """Epoch and value, `(N, 2)`, of each time that a finite value was logged; resumed steps only once."""
+    """Return epoch and value, `(N, 2)`, of each finite logged value; repeated steps of a resumed training once."""
     found = {entry["step"]: (entry["epoch"], entry[name]) for entry in log if name in entry and "epoch" in entry}
     values = np.array([found[step] for step in sorted(found)], dtype=np.float64).reshape(-1, 2)
     return values[np.isfinite(values).all(axis=1)]
 
 
 def _smoothed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The running mean of many values; a few stay as they are."""
+    """Return the running mean of many values; few values stay unchanged."""
     if len(numbers) <= WINDOW:
         return numbers
     width = max(3, len(numbers) // 20)

@@ -1,4 +1,4 @@
-"""Where a training starts: a pretrained model or a recipe, made ready for a dataset."""
+"""Model setup for a training: a pretrained model or a recipe's fresh model, adapted to a dataset."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from transformers_detr.training.model_surgery import resize_queries, set_classes
 from transformers_detr.training.recipes import Recipe, find_recipe, read_recipe
 
 LITTLE_DATA = 5000
-"""Fewer training images than these teach a model without pretrained weights hardly anything."""
+"""With fewer training images, a model without pretrained weights learns hardly anything."""
 
 IMAGES_SEEN = 30_000
-"""How many images a fine-tuning sees by default, repetitions included, within the limits of `EPOCHS`."""
+"""Images that fine-tuning sees by default, repetitions included, within the limits of `EPOCHS`."""
 
 EPOCHS = (12, 120)
 
 SHOWN = 8
-"""Class names that a note lists."""
+"""Maximum of class names in a note."""
 
 
 @dataclass
-class StartingPoint:
-    """A model ready for a dataset.
+class ModelSetup:
+    """A model adapted to a dataset.
 
     Attributes:
         model: The model, with the dataset's classes.
         processor: Its image processor.
-        source: What the model was made from: a name, or fields of `DetrConfig`.
-        training: Fields of `DetrTrainingArguments` that suit model and dataset.
-        notes: What was done and what to expect, in sentences for the user.
-        warnings: What is likely to go wrong.
+        source: Origin of the model: a name, or fields of `DetrConfig`.
+        training: Fields of `DetrTrainingArguments` chosen for model and dataset.
+        notes: Changes to the model, in sentences for the user.
+        warnings: Likely problems, in sentences for the user.
     """
 
     model: DetrForObjectDetection | DetrForSegmentation
@@ -50,30 +50,38 @@ class StartingPoint:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def with_masks(self) -> bool:
+        """Whether the model has a mask head."""
+        return isinstance(self.model, DetrForSegmentation)
 
-def starting_point(
+
+def set_up_model(
     name: str,
     dataset: DetectionDataset,
     size: int | None = None,
     queries: int | None = None,
     backbone_weights: Path | None = None,
     masks: bool = False,
-) -> StartingPoint:
-    """Load a pretrained model, or build the model of a recipe, for a dataset.
+) -> ModelSetup:
+    """Load a pretrained model, or build a recipe's model, and adapt it to a dataset.
 
     Args:
         name: Name on the Hub, folder, name of a recipe, or a recipe's file.
         dataset: The dataset, with a split "train".
-        size: Shorter side of images, instead of that of the model or recipe.
-        queries: Number of queries, instead of the model's.
+        size: Shorter side of images; default: the model's or recipe's.
+        queries: Number of queries; default: the model's, or more if an image has more objects.
         backbone_weights: File with timm's weights for the backbone of a recipe's model.
-        masks: Give a trained detector parts for masks; a segmentation model has them.
+        masks: Add a mask head to a trained detector; a segmentation model has one.
+
+    Returns:
+        The adapted model.
 
     Raises:
         LoadingError: The model cannot be loaded.
-        ValueError: The recipe is wrong, backbone weights are given for a model that has its own, or masks are to be
-            learned from a dataset without them or by a fresh model.
-        OSError: There is no such file of backbone weights.
+        ValueError: The recipe is invalid, backbone weights are given for a pretrained model, or masks are requested for
+            a dataset without masks or a fresh model.
+        FileNotFoundError: The file of backbone weights does not exist.
     """
     path = find_recipe(name)
     recipe = Recipe(model=name) if path is None else read_recipe(path)
@@ -81,13 +89,13 @@ def starting_point(
     if isinstance(recipe.model, dict):
         if masks:
             raise ValueError(
-                "masks are learned by a trained detector: train it first, then name its folder as the model"
+                "masks need a trained detector: train the detector first, then use its folder as the model"
             )
         start = _fresh(recipe.model, dataset, backbone_weights)
     elif backbone_weights is None:
         start = _pretrained(recipe.model, dataset, masks)
     else:
-        raise ValueError(f"weights for the backbone are for recipes of fresh models, and {recipe.model} is pretrained")
+        raise ValueError(f"backbone weights need a recipe of a fresh model, but {recipe.model} is pretrained")
     start.processor = DetrImageProcessor(**start.processor.to_dict() | recipe.processor)
     start.training |= edges_for(start.processor.size) | recipe.training
     if size is not None:
@@ -98,13 +106,13 @@ def starting_point(
     wanted = queries or max(own, most)
     if wanted != own:
         resize_queries(start.model, wanted)
-        reason = "as asked" if queries else f"an image holds {most} objects"
+        reason = "as requested" if queries else f"an image holds {most} objects"
         start.notes.append(f"Queries: {own} → {wanted} ({reason}).")
     return start
 
 
 def fine_tuning_defaults(images: int) -> dict[str, Any]:
-    """Arguments for fine-tuning on so many images."""
+    """Return default fields of `DetrTrainingArguments` for fine-tuning on this number of training images."""
     epochs = min(max(round(IMAGES_SEEN / images), EPOCHS[0]), EPOCHS[1])
     small = images < LITTLE_DATA
     return {
@@ -117,14 +125,14 @@ def fine_tuning_defaults(images: int) -> dict[str, Any]:
 
 
 def edges_for(size: Mapping[str, int]) -> dict[str, Any]:
-    """Training sizes for an image processor's size: as the paper's 480 … 800 are to its 800."""
+    """Return training sizes for an image processor's size, in the paper's ratio of 480 … 800 to 800."""
     shortest = size.get("shortest_edge") or min(size.values())
     longest = size.get("longest_edge") or max(size.values())
     edges = sorted({round(shortest * share / 16) for share in range(10, 17)})
     return {"edges": edges, "longest_edge": max(longest, shortest)}
 
 
-def _pretrained(name: str, dataset: DetectionDataset, masks: bool) -> StartingPoint:
+def _pretrained(name: str, dataset: DetectionDataset, masks: bool) -> ModelSetup:
     has_masks = holds_segmentation(name)
     kind: type[DetrForObjectDetection | DetrForSegmentation]
     kind = DetrForSegmentation if has_masks else DetrForObjectDetection
@@ -135,46 +143,48 @@ def _pretrained(name: str, dataset: DetectionDataset, masks: bool) -> StartingPo
     notes = [_about_classes(before, dataset.class_names, kept)]
     training = fine_tuning_defaults(len(dataset.split("train")))
     if masks or has_masks:
-        refuse_objects_without_masks(dataset)
+        require_masks(dataset)
         training["masks"] = True
     if masks and isinstance(model, DetrForObjectDetection):
         same_classes = before == len(kept) == len(dataset.class_names)
-        model = with_mask_parts(model, learns_along=not same_classes)
-        rest = "stays as it is" if same_classes else "learns along, for its classes are new"
-        notes.append(f"Masks: the parts for them are new; the detector {rest}.")
-    return StartingPoint(model, processor, name, training, notes)
+        model = add_mask_head(model, train_detector=not same_classes)
+        rest = "is frozen" if same_classes else "is trained too, because its classes are new"
+        notes.append(f"Masks: the mask head is new; the detector {rest}.")
+    return ModelSetup(model, processor, name, training, notes)
 
 
-def with_mask_parts(detector: DetrForObjectDetection, learns_along: bool) -> DetrForSegmentation:
-    """Put fresh parts for masks on a detector, which is shared, and which learns along or stays as it is."""
-    learning = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+def add_mask_head(detector: DetrForObjectDetection, train_detector: bool) -> DetrForSegmentation:
+    """Return a segmentation model with a new mask head on a detector, which is trained too or frozen."""
+    trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     model = DetrForSegmentation.from_detector(detector)
-    for parameter in learning:
-        parameter.requires_grad_(learns_along)
+    for parameter in trainable:
+        parameter.requires_grad_(train_detector)
     return model
 
 
-def refuse_objects_without_masks(dataset: DetectionDataset) -> None:
-    """Raise ValueError if an object that counts has no mask to learn."""
+def require_masks(dataset: DetectionDataset) -> None:
+    """Raise ValueError if an object (no crowd) has no mask."""
     for image in (image for images in dataset.splits.values() for image in images):
         for item in image.objects:
             if item.segmentation is None and not item.iscrowd:
                 place = item.place or f"annotation {item.id}"
-                raise ValueError(f"{image.source}, image {image.id}, {place}: masks are to be learned, but it has none")
+                raise ValueError(f"{image.source}, image {image.id}, {place}: has no mask, but masks are to be trained")
 
 
 def _about_classes(before: int, names: tuple[str, ...], kept: list[str]) -> str:
     if before == len(names) and kept == list(names):
         return f"Classes: the model's own {before}."
     known = f"{_shortened(kept)} and “no object”" if kept else "“no object”"
-    return f"Classes: {before} → {len(names)} ({_shortened(names)}); the classification layer is new, but for {known}."
+    return (
+        f"Classes: {before} → {len(names)} ({_shortened(names)}); the classification layer is new, except for {known}."
+    )
 
 
 def _shortened(names: Sequence[str]) -> str:
     return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])])
 
 
-def _fresh(fields: dict[str, Any], dataset: DetectionDataset, backbone_weights: Path | None) -> StartingPoint:
+def _fresh(fields: dict[str, Any], dataset: DetectionDataset, backbone_weights: Path | None) -> ModelSetup:
     label2id = {name: label for label, name in dataset.id2label.items()}
     config = DetrConfig(**fields, id2label=dataset.id2label, label2id=label2id)
     model = (
@@ -187,14 +197,14 @@ def _fresh(fields: dict[str, Any], dataset: DetectionDataset, backbone_weights: 
             "Outside its backbone this model" if backbone_weights or config.use_pretrained_backbone else "This model"
         )
         warnings.append(
-            f"{which} starts without pretrained weights, and {images} images are little for that: expect "
-            "many epochs and a modest result. Fine-tuning (--model facebook/detr-resnet-50) needs far fewer."
+            f"{which} starts without pretrained weights, and {images} images are few for that: expect "
+            "many epochs and a modest result. Fine-tuning facebook/detr-resnet-50 needs far fewer images."
         )
-    return StartingPoint(model, DetrImageProcessor(), fields, {}, [], warnings)
+    return ModelSetup(model, DetrImageProcessor(), fields, {}, [], warnings)
 
 
 def _with_backbone_weights(config: DetrConfig, path: Path) -> DetrForObjectDetection:
-    """Let timm read the backbone's weights from a file; the model's configuration does not keep its place."""
+    """Build a model whose backbone weights timm reads from a file; the configuration does not keep the path."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of backbone weights")
     kwargs = config.backbone_kwargs or {}
@@ -203,14 +213,16 @@ def _with_backbone_weights(config: DetrConfig, path: Path) -> DetrForObjectDetec
     model = DetrForObjectDetection(config)
     missing = model.model.backbone.conv_encoder.model.state_dict().keys() - load_state_dict(str(path)).keys()
     if missing:  # timm only logs it
-        raise ValueError(f"{path}: no weights for {config.backbone}: {len(missing)} lack, such as {min(missing)}")
+        raise ValueError(
+            f"{path}: no weights for {config.backbone}: {len(missing)} are missing, such as {min(missing)}"
+        )
     model.config.use_pretrained_backbone = False
     model.config.backbone_kwargs = kwargs or None
     return model
 
 
 def _scaled(size: Mapping[str, int], shortest: int) -> dict[str, int]:
-    """A size with another shorter side, its limit of the longer side in proportion."""
+    """Return a size with another shorter side and a proportional maximum of the longer side."""
     before = size.get("shortest_edge") or min(size.values())
     longest = size.get("longest_edge") or max(size.values())
     return {"shortest_edge": shortest, "longest_edge": max(round(longest * shortest / before), shortest)}

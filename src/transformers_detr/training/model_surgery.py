@@ -1,4 +1,4 @@
-"""Changes to a model before it is fine-tuned: its classes, its number of queries, what of it learns."""
+"""Model surgery before fine-tuning: replace classes, resize queries, freeze parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transformers_detr.training.trainable_batch_norm import thaw_batch_norms
+from transformers_detr.training.trainable_batch_norm import make_batch_norms_trainable
 
 PARTS: dict[str, str] = {
     "backbone": "model.backbone.",
@@ -19,15 +19,15 @@ PARTS: dict[str, str] = {
     "classes": "class_labels_classifier.",
     "boxes": "bbox_predictor.",
 }
-"""Parts of a model by name, as beginnings of parameter names."""
+"""Parts of a model by name, as prefixes of parameter names."""
 
 
 @torch.no_grad()
 def set_classes(model: Any, class_names: Sequence[str]) -> list[str]:
     """Give a detector a new list of classes, in place.
 
-    Where the old list has a class of the same name (in any case), its weights are kept, and so are those of
-    "no object"; the other classes start afresh.
+    Classes with the name of an old class (case-insensitive) keep its weights, and "no object" does too; the other
+    classes are newly initialized.
 
     Args:
         model: A `DetrForObjectDetection`.
@@ -66,7 +66,7 @@ def set_classes(model: Any, class_names: Sequence[str]) -> list[str]:
 def resize_queries(model: Any, count: int) -> None:
     """Change the number of object queries, in place.
 
-    Fewer: the first ones stay. More: all stay, and copies of them, slightly moved, are added.
+    With fewer, the first queries stay. With more, all stay, and copies of them with noise are added.
 
     Args:
         model: A DETR model with or without heads.
@@ -89,19 +89,19 @@ def resize_queries(model: Any, count: int) -> None:
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Keep parts of a model from learning.
+    """Freeze parts of a model, in place.
 
     Args:
         model: A detector.
-        parts: Names from `PARTS`, or beginnings of parameter names such as `model.encoder.layers.0`.
+        parts: Names from `PARTS`, or prefixes of parameter names such as `model.encoder.layers.0`.
 
     Raises:
         ValueError: A part has no parameter.
     """
     for part in parts:
-        beginning = PARTS.get(part, part)
+        prefix = PARTS.get(part, part)
         named = [(name.removeprefix("detr."), value) for name, value in model.named_parameters()]
-        parameters = [value for name, value in named if name.startswith(beginning)]
+        parameters = [value for name, value in named if name.startswith(prefix)]
         if not parameters:
             raise ValueError(f"freeze: {part!r} is no part of the model; parts are {', '.join(PARTS)}")
         for parameter in parameters:
@@ -109,8 +109,8 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
 
 
 def train_whole_backbone(model: Any, batch_norm: bool = False) -> None:
-    """Let the backbone's stem and first stage learn too, and its batch norms if wanted."""
+    """Unfreeze the backbone's stem and first stage, and its batch norms if `batch_norm` is set."""
     backbone = getattr(model, "detr", model).model.backbone.conv_encoder
     backbone.requires_grad_(True)
     if batch_norm:
-        thaw_batch_norms(backbone)
+        make_batch_norms_trainable(backbone)

@@ -1,4 +1,4 @@
-"""The progress bar of a training: losses and AP beside it, nothing printed between."""
+"""Progress bar of a training, with the newest losses and AP."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SHOWN = {
     "eval_mask_AP": "mask AP",
     "skipped_steps": "skipped",
 }
-"""What is shown, and under which name."""
+"""Logged value → name in the bar."""
 
 
-class Progress(TrainerCallback):
-    """One bar for the whole training."""
+class ProgressBar(TrainerCallback):
+    """One progress bar for the whole training, on standard error of the first process."""
 
     def __init__(self) -> None:
         self.bar: Any = None

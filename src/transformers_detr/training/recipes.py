@@ -1,4 +1,4 @@
-"""Recipes: a model, its image processor and how to train it, in one YAML file."""
+"""Recipes: a model, its image processor and its training settings in one YAML file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).parent / "recipes"
-"""The recipes of this package; each begins with what it is for, the command, the time and the result."""
+"""Folder of the package's recipes; each begins with its purpose, command, time and result."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe file holds.
+    """Content of a recipe file.
 
     Attributes:
         model: Fields of `DetrConfig`, without classes, for a fresh model; or the name of a model to fine-tune.
@@ -28,12 +28,12 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes of this package."""
+    """Return the names of the package's recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def find_recipe(name: str) -> Path | None:
-    """The file of a recipe: one of this package by its name, or a file of one's own ending in .yaml."""
+    """Return the file of a recipe, given the name of a package recipe or a path ending in .yaml; None if neither."""
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     path = FOLDER / f"{name}.yaml"
@@ -59,7 +59,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path, heading: str) -> None:
-    """Write a recipe, so that the training can be repeated.
+    """Write a recipe, to repeat a training.
 
     Args:
         recipe: The recipe.

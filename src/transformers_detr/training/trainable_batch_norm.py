@@ -1,4 +1,4 @@
-"""Batch norms that learn, for backbones trained from random weights; in evaluation and in files they are DETR's."""
+"""Trainable batch norms, for backbones trained from random weights; evaluated and saved like frozen ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers_detr.model.frozen_batch_norm_detr import DetrFrozenBatchNorm2d
 
 
-class LiveBatchNorm2d(nn.BatchNorm2d):
+class TrainableBatchNorm2d(nn.BatchNorm2d):
     """A batch norm that learns, followed by the activation that was fused with the frozen one.
 
     Its parameters and buffers bear the names of the frozen form, which its evaluation mode equals.
@@ -29,18 +29,18 @@ class LiveBatchNorm2d(nn.BatchNorm2d):
         return features if self.act is None else self.act(features)
 
 
-def thaw_batch_norms(module: nn.Module) -> None:
-    """Replace every frozen batch norm inside `module` by one that learns, starting from its values."""
+def make_batch_norms_trainable(module: nn.Module) -> None:
+    """Replace every frozen batch norm inside `module` by a trainable one with its values."""
     for name, child in module.named_children():
         if isinstance(child, DetrFrozenBatchNorm2d):
-            setattr(module, name, _thawed(child))
+            setattr(module, name, _trainable(child))
         else:
-            thaw_batch_norms(child)
+            make_batch_norms_trainable(child)
 
 
-def _thawed(frozen: DetrFrozenBatchNorm2d) -> LiveBatchNorm2d:
-    live = LiveBatchNorm2d(frozen.weight.numel(), frozen.eps, frozen.act)
+def _trainable(frozen: DetrFrozenBatchNorm2d) -> TrainableBatchNorm2d:
+    trainable = TrainableBatchNorm2d(frozen.weight.numel(), frozen.eps, frozen.act)
     with torch.no_grad():
         for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(live, name).copy_(getattr(frozen, name))
-    return live.to(frozen.weight.device)
+            getattr(trainable, name).copy_(getattr(frozen, name))
+    return trainable.to(frozen.weight.device)

@@ -1,4 +1,4 @@
-"""Trainer: the loop of transformers, with DETR's batches, optimizer, evaluation and checkpoints."""
+"""DetrTrainer: `transformers.Trainer` with DETR's batches, optimizer, evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -33,35 +33,38 @@ from transformers_detr.training.anchored_start import start_anchored
 from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.augmentation import augmentations
 from transformers_detr.training.checkpointing import (
+    atomic_checkpoint,
     load_weights,
-    remove_old,
-    save_plain,
+    remove_old_checkpoints,
+    save_plain_model,
     save_weights,
-    written_aside,
 )
-from transformers_detr.training.dataset import Collate, TrainingImages
+from transformers_detr.training.dataset import DetrCollator, TrainingDataset
 from transformers_detr.training.lora import add_lora
 from transformers_detr.training.model_surgery import freeze, train_whole_backbone
-from transformers_detr.training.sampler import ShapeBatches
-from transformers_detr.training.training_aids import AssistedDetr, assist
+from transformers_detr.training.sampler import AspectRatioBatchSampler
+from transformers_detr.training.training_aids import DetrWithTrainingAids, add_training_aids
 
 logger = logging.getLogger(__name__)
 
 
 class DetrTrainer(transformers.Trainer):
-    """Trains DETR on a labeled dataset, with masks where the model has them.
+    """Train DETR on a labeled dataset, with masks where the model has a mask head.
 
-    Checkpoints hold the plain model as one would use it (averaged, if weights are averaged), and beside it
-    the weights in training; each appears under its name only when it is complete.
+    Checkpoints hold the plain model to use (with averaged weights, if weights are averaged) and the weights in
+    training; a checkpoint folder appears only when it is complete.
 
-    Where masks are learned, their AP picks the best checkpoint, since that of boxes may not change at all.
+    Where masks are trained, the mask AP selects the best checkpoint, since the box AP may not change at all.
 
     Args:
-        model: The model; made ready to train in place.
+        model: The model; prepared for training in place.
         args: The arguments.
         dataset: Dataset with the splits "train" and "val".
         processor: Prepares images for evaluation; saved with the model.
-        **kwargs: See `transformers.Trainer`.
+        **kwargs: Further arguments of `transformers.Trainer`, such as `callbacks`.
+
+    Raises:
+        ValueError: The arguments do not fit the model.
     """
 
     args: DetrTrainingArguments
@@ -79,7 +82,9 @@ class DetrTrainer(transformers.Trainer):
     ):
         with_masks = isinstance(model, DetrForSegmentation)
         if args.masks and not with_masks:
-            raise ValueError(f"masks: {type(model).__name__} has no parts for them; give it some with --masks")
+            raise ValueError(
+                f"masks: {type(model).__name__} has no mask head; train with masks=True (--masks) to add one"
+            )
         if with_masks and args.metric_for_best_model == "eval_AP":
             args = copy.copy(args)
             args.metric_for_best_model = "eval_mask_AP"
@@ -87,37 +92,35 @@ class DetrTrainer(transformers.Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=TrainingImages(
-                dataset.split("train"), augmentations(args.augmentation, args.edges, args.longest_edge), with_masks
-            ),
+            train_dataset=training_dataset(dataset, args, with_masks),
             eval_dataset=dataset.split("val"),
-            data_collator=Collate(processor.image_mean, processor.image_std),
+            data_collator=DetrCollator(processor.image_mean, processor.image_std),
             processing_class=processor,
             **kwargs,
         )
         self.dataset = dataset
         self.with_masks = with_masks
-        if args.ema_decay and self._weights_are_shared:
-            raise ValueError("ema_decay must be 0 with FSDP or DeepSpeed: weights that are shared out are not averaged")
+        if args.ema_decay and self._weights_are_sharded:
+            raise ValueError("ema_decay must be 0 with FSDP or DeepSpeed: sharded weights cannot be averaged")
         self.ema = ModelEmaV3(self.model, decay=args.ema_decay, use_warmup=True) if args.ema_decay else None
-        self.batches: ShapeBatches | None = None
+        self.sampler: AspectRatioBatchSampler | None = None
         self.skipped_steps = 0
         self._staging: Path | None = None
         self._terms: dict[str, Tensor] = {}
         self._terms_count = 0
-        self.add_callback(_Steps(self))
+        self.add_callback(_StepCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(transformers.EarlyStoppingCallback(args.early_stopping_patience))
 
     @property
     def model_to_use(self) -> Any:
-        """The model whose predictions count: the average, if weights are averaged."""
+        """Return the model to evaluate and save: the average, if weights are averaged."""
         return self.model if self.ema is None else self.ema.module
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of this process; which ones depends on seed and epoch alone."""
+        """Return the batches of this process; they depend on seed and epoch alone."""
         args = self.args
-        self.batches = ShapeBatches(
+        self.sampler = AspectRatioBatchSampler(
             [record.height / record.width for record in self.train_dataset.records],
             args.per_device_train_batch_size,
             args.edges,
@@ -127,7 +130,7 @@ class DetrTrainer(transformers.Trainer):
         )
         return DataLoader(
             self.train_dataset,
-            batch_sampler=self.batches,
+            batch_sampler=self.sampler,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
@@ -135,7 +138,7 @@ class DetrTrainer(transformers.Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer that the arguments name, with the backbone at a learning rate of its own."""
+        """Return the optimizer of the arguments, with a separate learning rate for the backbone."""
         if self.optimizer is None:
             groups = parameter_groups(model or self.model, self.args.learning_rate, self.args.backbone_lr_factor)
             optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -143,7 +146,7 @@ class DetrTrainer(transformers.Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule that the arguments name; with `lr_drop` the paper's: constant, then a tenth."""
+        """Return the schedule of the arguments; with `lr_drop` the paper's: constant, then a tenth."""
         if self.args.lr_drop is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         warmup = self.args.get_warmup_steps(num_training_steps)
@@ -155,7 +158,7 @@ class DetrTrainer(transformers.Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """The loss; its terms are kept for the log."""
+        """Return the loss; keep its terms for the log."""
         outputs = model(**inputs)
         for name, value in outputs.loss_dict.items():
             if not name[-1].isdigit():  # the last layer's
@@ -164,7 +167,7 @@ class DetrTrainer(transformers.Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the terms of the loss, as means since the last log."""
+        """Log, with the mean of each loss term since the last log."""
         if "loss" in logs and self._terms_count:
             logs |= {name: float(value) / self._terms_count for name, value in self._terms.items()}
             logs |= {"skipped_steps": self.skipped_steps} if self.skipped_steps else {}
@@ -174,7 +177,7 @@ class DetrTrainer(transformers.Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """COCO's AP of the validation split, or of another split if its name is given.
+        """Return COCO's AP of the validation split, or of the split that `eval_dataset` names.
 
         Predictions leave the device batch by batch, so memory does not grow with the split.
         """
@@ -192,7 +195,7 @@ class DetrTrainer(transformers.Trainer):
         return metrics
 
     def _predictions(self, split: str) -> Iterator[ImagePrediction]:
-        """This process's share of the predictions of a split."""
+        """Yield the predictions of a split that fall to this process."""
         model = self.model_to_use.eval()
         batches = plan_batches(
             self.dataset.split(split), self.args.per_device_eval_batch_size, not model.supports_exact_padding
@@ -208,29 +211,29 @@ class DetrTrainer(transformers.Trainer):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside, then give it its name."""
+        """Write a checkpoint atomically."""
         final = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         main, state = self.args.should_save, self.state
-        with written_aside(final, main, self.accelerator.wait_for_everyone) as aside, self._without_push():
-            self._staging = aside.parent
+        with atomic_checkpoint(final, main, self.accelerator.wait_for_everyone) as staging, self._without_push():
+            self._staging = staging.parent
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = None
             if state.best_global_step == state.global_step:
-                state.best_model_checkpoint = str(final)  # the loop noted the name it has while it is written
+                state.best_model_checkpoint = str(final)  # the Trainer noted the staging name
             if main:
-                if not self._weights_are_shared:
-                    save_weights(self._in_training(), aside)
-                state.save_to_json(str(aside / "trainer_state.json"))
+                if not self._weights_are_sharded:
+                    save_weights(self._in_training(), staging)
+                state.save_to_json(str(staging / "trainer_state.json"))
         if main:
-            remove_old(final.parent, self.args.save_total_limit, state.best_model_checkpoint)
+            remove_old_checkpoints(final.parent, self.args.save_total_limit, state.best_model_checkpoint)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
 
     @contextmanager
     def _without_push(self) -> Iterator[None]:
-        """Keep the loop from uploading a checkpoint that does not bear its name yet."""
+        """Keep the Trainer from uploading a checkpoint that is still being written."""
         wanted, self.args.push_to_hub = self.args.push_to_hub, False
         try:
             yield
@@ -238,57 +241,57 @@ class DetrTrainer(transformers.Trainer):
             self.args.push_to_hub = wanted
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the plain model and the processor."""
+        """Save the plain model and the processor."""
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            save_plain(self.model_to_use, folder, state_dict if self.ema is None else None)
+            save_plain_model(self.model_to_use, folder, state_dict if self.ema is None else None)
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Go on with the weights in training."""
-        if self._weights_are_shared:
+        """Load the weights in training."""
+        if self._weights_are_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_weights(self._in_training(), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        """Go back to the weights of the best checkpoint."""
-        if self._weights_are_shared:
+        """Load the weights of the best checkpoint."""
+        if self._weights_are_sharded:
             super()._load_best_model()
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     @property
-    def _weights_are_shared(self) -> bool:
-        """Whether each process holds a part of the weights only; the loop then stores and loads them itself."""
+    def _weights_are_sharded(self) -> bool:
+        """Whether each process holds only a part of the weights; `transformers.Trainer` then saves and loads them."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _in_training(self) -> dict[str, nn.Module]:
         return {"model": self.model} if self.ema is None else {"model": self.model, "average": self.ema.module}
 
 
-class _Steps(transformers.TrainerCallback):
-    """What happens around steps: choice of an epoch's batches, check of gradients, average of weights."""
+class _StepCallback(transformers.TrainerCallback):
+    """Set the sampler's epoch, check gradients, average weights."""
 
     def __init__(self, trainer: DetrTrainer):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the batches which epoch begins, or goes on."""
-        if self.trainer.batches is not None:
-            self.trainer.batches.set_epoch(int(state.epoch or 0))
+        """Set the sampler's epoch."""
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(int(state.epoch or 0))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let the tokens learn alone at first, if that is wanted."""
+        """Train encoded tokens alone for the first `tokens_first` of the steps."""
         if args.tokens_first:
-            assisted = next(module for module in self.trainer.model.modules() if isinstance(module, AssistedDetr))
-            assisted.tokens_only = state.global_step < args.tokens_first * state.max_steps
+            aided = next(module for module in self.trainer.model.modules() if isinstance(module, DetrWithTrainingAids))
+            aided.tokens_only = state.global_step < args.tokens_first * state.max_steps
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop gradients that are not finite, in every process alike, and say so."""
+        """Skip the step in every process if a gradient is NaN or infinite, and log a warning."""
         trainer = self.trainer
         if trainer.accelerator.scaler is not None:
-            return  # in float16 such steps are part of the game, and skipped by the loop itself
+            return  # in float16 such steps are normal, and the Trainer skips them
         gradients = [value.grad for value in trainer.model.parameters() if value.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
@@ -301,13 +304,19 @@ class _Steps(transformers.TrainerCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Average."""
+        """Update the averaged weights."""
         if self.trainer.ema is not None:
             self.trainer.ema.update(self.trainer.model, step=state.global_step)
 
 
+def training_dataset(dataset: DetectionDataset, args: DetrTrainingArguments, with_masks: bool) -> TrainingDataset:
+    """Return the training split with the augmentation of the arguments."""
+    transforms = augmentations(args.augmentation, args.edges, args.longest_edge)
+    return TrainingDataset(dataset.split("train"), transforms, with_masks)
+
+
 def prepare_model(model: Any, args: DetrTrainingArguments) -> Any:
-    """Make a model ready to train as the arguments say, in place; with LoRA, peft's wrapper of it is returned."""
+    """Prepare a model for training with the arguments, in place; with LoRA, return peft's wrapper of it."""
     if args.train_whole_backbone:
         train_whole_backbone(model, args.train_batch_norm)
     if args.anchored_start:
@@ -318,12 +327,12 @@ def prepare_model(model: Any, args: DetrTrainingArguments) -> Any:
     if args.query_groups > 1 or args.token_weight > 0:
         if not isinstance(model, DetrForObjectDetection):
             raise ValueError(f"query_groups and token_weight are for detectors, got {type(model).__name__}")
-        assist(model, args.query_groups, args.token_weight)
+        add_training_aids(model, args.query_groups, args.token_weight)
     return add_lora(model, args.lora_rank) if args.lora_rank else model
 
 
 def parameter_groups(model: nn.Module, learning_rate: float, backbone_factor: float) -> list[dict[str, Any]]:
-    """The parameters that learn, in two groups; the backbone has its own learning rate."""
+    """Return the trainable parameters in two groups; the backbone has a separate learning rate."""
     backbone: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

@@ -1,8 +1,7 @@
-"""DETR while it is trained with helpers: query groups and token supervision.
+"""Training aids for DETR: query groups and token supervision.
 
-Both exist in training only. The class below adds them to a model in place; in evaluation mode it computes what the
-plain model computes, and its weights, but for those of extra queries, are the plain model's, which is what a training
-writes.
+Both exist in training only and are added to a model in place. In evaluation mode the model computes what the plain
+model computes. Its weights, except those of extra queries, are the plain model's; checkpoints hold only these.
 """
 
 from __future__ import annotations
@@ -22,19 +21,17 @@ TOKEN_CLASS_WEIGHT = 5.0
 """Weight of the classes of tokens beside their boxes: a fresh backbone learns places long before shapes. Not tuned."""
 
 
-class AssistedDetr(DetrForObjectDetection):
-    """DETR with training helpers; made of a plain model by `assist`.
+class DetrWithTrainingAids(DetrForObjectDetection):
+    """DETR with training aids, which `add_training_aids` adds to a plain model.
 
-    Query groups: `K` groups of queries are decoded side by side. Groups do not see one another and each is
-    matched with the objects on its own, so that every object teaches `K` queries instead of one. The first
-    group is the model's own. Source: Chen et al., Group DETR, 2023.
+    Query groups: `K` groups of queries are decoded together. Groups do not attend to one another and each is
+    matched with the objects separately, so that every object trains `K` queries instead of one. The first
+    group is the plain model's. Source: Chen et al., Group DETR, 2023.
 
-    Token supervision: encoded tokens near an object's center are taught its class and box through the model's
-    own heads, the others "no object". No matching is involved, so that backbone and encoder learn from the first
-    step where objects are, also in absolute terms, which the decoder only has to read out. In the spirit of
-    Zong et al., DETRs with Collaborative Hybrid Assignments Training, 2023. While `tokens_only` is set, the
-    decoder is left out: until tokens know what they show there is nothing to read out, and its gradients disturb
-    what is in front of it.
+    Token supervision: the model's heads predict class and box of an object from encoded tokens near its center, and
+    "no object" from the other tokens. No matching is involved, so that backbone and encoder learn from the first
+    step where objects are. The idea follows Zong et al., DETRs with Collaborative Hybrid Assignments Training, 2023.
+    While `tokens_only` is set, the decoder is left out: its gradients are only noise until tokens carry information.
     """
 
     extra_queries: nn.Embedding | None
@@ -49,7 +46,7 @@ class AssistedDetr(DetrForObjectDetection):
         exact_padding: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The plain model's forward; in training with labels only `loss`, `loss_dict` and the own predictions."""
+        """Run the plain model; when training with labels, return loss, terms and the first group's predictions."""
         if not self.training or labels is None:
             return super().forward(pixel_values, pixel_mask, labels=labels, exact_padding=exact_padding, **kwargs)
         encoded = self.model.encode(pixel_values, pixel_mask, exact_padding=exact_padding)
@@ -70,7 +67,7 @@ class AssistedDetr(DetrForObjectDetection):
         )
 
     def _forward_tokens(self, encoded: EncodedImages, labels: list[dict[str, Tensor]]) -> DetrObjectDetectionOutput:
-        """The loss of the tokens alone; the queries get gradients of zero, for which processes wait in common."""
+        """Return the token loss alone; queries get zero gradients, because distributed training waits for them."""
         token_loss = self._token_loss(encoded, labels)
         waiting: list[Tensor] = [*self.model.decoder.parameters(), *self.model.query_position_embeddings.parameters()]
         waiting += [] if self.extra_queries is None else [self.extra_queries.weight]
@@ -79,7 +76,7 @@ class AssistedDetr(DetrForObjectDetection):
         return DetrObjectDetectionOutput(loss=loss, loss_dict={"loss_tokens": token_loss})
 
     def _decode_groups(self, encoded: EncodedImages, groups: int) -> Tensor:
-        """Decoded queries of all layers and groups `(L, B, K·Q, D)`."""
+        """Return decoded queries of all layers and groups `(L, B, K·Q, D)`."""
         memory: Tensor = encoded.memory.last_hidden_state
         positions = self.model.query_position_embeddings.weight
         mask = None
@@ -123,19 +120,19 @@ class AssistedDetr(DetrForObjectDetection):
         return weighted_sum(terms, {**loss_weights(config), "loss_ce": TOKEN_CLASS_WEIGHT})
 
 
-def assist(model: DetrForObjectDetection, query_groups: int = 1, token_weight: float = 0.0) -> None:
-    """Make a plain model train with helpers, in place.
+def add_training_aids(model: DetrForObjectDetection, query_groups: int = 1, token_weight: float = 0.0) -> None:
+    """Add training aids to a plain model, in place.
 
     Args:
         model: The model; exactly a `DetrForObjectDetection`.
-        query_groups: Number of groups `K`, the model's own included.
+        query_groups: Number of groups `K`, including the plain model's.
         token_weight: Weight of token supervision in the loss; 0 leaves it out.
     """
     if type(model) is not DetrForObjectDetection:
-        raise TypeError(f"training helpers exist for DetrForObjectDetection, got {type(model).__name__}")
+        raise TypeError(f"training aids exist for DetrForObjectDetection, got {type(model).__name__}")
     if query_groups < 1:
         raise ValueError(f"query_groups must be at least 1, got {query_groups}")
-    model.__class__ = AssistedDetr
+    model.__class__ = DetrWithTrainingAids
     model.token_weight = token_weight
     model.tokens_only = False
     own = model.model.query_position_embeddings
@@ -151,7 +148,7 @@ def assist(model: DetrForObjectDetection, query_groups: int = 1, token_weight: f
 
 
 def assign_tokens(targets: Targets, shape: tuple[int, int], mask: Tensor | None) -> Matching:
-    """Which token answers for which object: those near an object's center; of several objects the smallest.
+    """Assign tokens to the objects whose center is near; of several objects to the smallest.
 
     Near is within a quarter of the object's size, or half a cell, of the center, in both directions: every
     object has at least the token at its center, unless a smaller one takes it.

@@ -1,4 +1,4 @@
-"""One page per training, with its curves and what the model sees; written anew after every evaluation."""
+"""HTML page of a training: curves, evaluations, settings and augmented images; rewritten after every evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers_detr.visualization.html_page import jpeg_url, render_page, svg
 
 PAGE = "training.html"
 
-TERMS = {
+TERM_NAMES = {
     "loss_ce": "class",
     "loss_bbox": "L1 of boxes",
     "loss_giou": "GIoU of boxes",
@@ -28,13 +28,13 @@ RATE = {"learning_rate": "learning rate"}
 NORM = {"grad_norm": "norm"}
 
 
-class TrainingPage(TrainerCallback):
+class TrainingPageCallback(TrainerCallback):
     """Keeps `training.html` in the output folder up to date, so that a browser can follow the training.
 
     Args:
         folder: Output folder.
         title: Heading of the page.
-        settings: How it is trained, shown as a table.
+        settings: Training settings, shown as a table.
         preview: Sheet of augmented training images.
     """
 
@@ -50,7 +50,7 @@ class TrainingPage(TrainerCallback):
             write_training_page(self.folder, state, self.title, self.settings, self.preview)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write it for the last time."""
+        """Write the page a last time."""
         self.on_evaluate(args, state, control)
 
 
@@ -60,23 +60,23 @@ def write_training_page(
     """Write the page of a training.
 
     Args:
-        folder: Where to.
-        state: The loop's `TrainerState`, also as read from a checkpoint's `trainer_state.json`.
+        folder: Folder to write to.
+        state: The trainer's `TrainerState`, or one read from a checkpoint's `trainer_state.json`.
         title: Heading.
-        settings: How it was trained.
-        preview: Address of a picture, see `jpeg_url`.
+        settings: Training settings.
+        preview: Data URL of the contact sheet, see `jpeg_url`.
 
     Returns:
-        Its path.
+        Path of the page.
     """
     log: Log = state.log_history
     drawn = [
-        ("Loss on the training images", curves(log, {"loss": "loss"}, "Loss")),
-        ("Its terms, of the last layer", curves(log, TERMS, "Loss")),
+        ("Training loss", curves(log, {"loss": "loss"}, "Loss")),
+        ("Loss terms of the last layer", curves(log, _terms(log), "Loss")),
         ("Average precision on the validation images", curves(log, SCORES, "AP", marker=".")),
         ("AP by object size", curves(log, SIZES, "AP", marker=".")),
         ("Learning rate (the backbone has its own)", curves(log, RATE, "Learning rate")),
-        ("Norm of the gradient, before it is cut", curves(log, NORM, "Norm", log_scale=True)),
+        ("Gradient norm before clipping", curves(log, NORM, "Norm", log_scale=True)),
     ]
     evaluations, columns = _evaluations(log)
     page = folder / PAGE
@@ -98,8 +98,14 @@ def write_training_page(
     return page
 
 
+def _terms(log: Log) -> dict[str, str]:
+    """Return the logged loss terms with their names to show."""
+    logged_terms = dict.fromkeys(name for entry in log for name in entry if name.startswith("loss_"))
+    return {name: TERM_NAMES.get(name, name.removeprefix("loss_")) for name in [*TERM_NAMES, *logged_terms]}
+
+
 def _headline(log: Log) -> list[tuple[str, str]]:
-    """The best scores, and the newest loss."""
+    """Return the best scores and the newest loss."""
     headline = []
     for name, shown in SCORES.items():
         values = logged(log, name)
@@ -107,12 +113,12 @@ def _headline(log: Log) -> list[tuple[str, str]]:
             headline.append((f"best {shown}", f"{100 * values[:, 1].max():.1f}"))
     loss = logged(log, "loss")
     if len(loss):
-        headline.append(("loss at last", f"{loss[-1, 1]:.3f}"))
+        headline.append(("final loss", f"{loss[-1, 1]:.3f}"))
     return headline
 
 
 def _evaluations(log: Log) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each evaluation, newest first, and the names of the columns."""
+    """Return a row for each evaluation, newest first, and the names of the columns."""
     names = {name: shown for name, shown in {**SCORES, **SIZES}.items() if len(logged(log, name))}
     entries = {entry["step"]: entry for entry in log if "eval_AP" in entry}
     best = max(entries.values(), key=lambda entry: entry["eval_AP"], default=None)
