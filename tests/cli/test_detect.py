@@ -72,7 +72,7 @@ def test_records_are_those_of_the_detector_in_input_order(finished, model, photo
         width, height = ROUGH_SIZES[number % 5]
         assert (record["width"], record["height"]) == (width, height)
         alone = detector(record["file"], threshold=0)
-        assert [found["category_id"] for found in record["detections"]] == alone.labels.tolist()
+        assert [found["category_id"] for found in record["detections"]] == alone.class_ids.tolist()
         for found, expected in zip(record["detections"], alone.to_dict(), strict=True):
             assert found["label"] == expected["label"]
             assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
@@ -210,7 +210,7 @@ def test_one_picture_gives_a_table_sorted_by_score(model, photos):
     found = detector(photos / "100.png", threshold=threshold)
     assert 0 < len(found) < 12
     rows = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
-    assert [row[1].strip() for row in rows] == [found.names[i] for i in np.argsort(-found.scores, kind="stable")]
+    assert [row[1].strip() for row in rows] == [found.labels[i] for i in np.argsort(-found.scores, kind="stable")]
     assert [float(row[2]) for row in rows] == pytest.approx(sorted(found.scores.tolist(), reverse=True), abs=5e-4)
 
 

@@ -31,7 +31,7 @@ def test_objects_are_those_of_the_detector(detector):
     assert 3 < len(found) == explained.num_above_threshold
     np.testing.assert_allclose(explained.detections.scores, found.scores[order], atol=1e-6)
     np.testing.assert_allclose(explained.detections.boxes_xyxy_px, found.boxes_xyxy_px[order], atol=1e-3)
-    assert explained.detections.names == [found.names[index] for index in order]
+    assert explained.detections.labels == [found.labels[index] for index in order]
 
 
 def test_attention_is_that_of_each_object_s_query(detector):
@@ -84,8 +84,8 @@ def test_marks_hide_no_caption(monkeypatch):
     found = Detections(
         boxes_xyxy_px=whole,
         scores=np.array([0.9], dtype=np.float32),
-        labels=np.array([1]),
-        names=["cat"],
+        class_ids=np.array([1]),
+        labels=["cat"],
         image_size=(300, 400),
         image=image,
     )

@@ -53,4 +53,4 @@ def test_the_same_boxes_in_transformers_js(dtype, tolerance, fully_exported, det
             assert len(found["detections"]) == len(expected)
             sides = [[d["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for d in found["detections"]]
             np.testing.assert_allclose(sides, expected.boxes_xyxy_px, atol=1.01)  # cut to whole pixels there
-            assert [d["label"] for d in found["detections"]] == expected.names
+            assert [d["label"] for d in found["detections"]] == expected.labels

@@ -14,8 +14,8 @@ def made(boxes=((-0.4, 1.15, 39.73, 27.9), (10.0, 5.5, 20.25, 15.75)), scores=(0
     return Detections(
         boxes_xyxy_px=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         scores=np.array(scores, dtype=np.float32),
-        labels=np.array(labels, dtype=np.int64),
-        names=[f"class {label}" for label in labels],
+        class_ids=np.array(labels, dtype=np.int64),
+        labels=[f"class {label}" for label in labels],
         image_size=(30, 40),
     )
 
@@ -66,7 +66,7 @@ def test_supervision_draws_the_same_boxes():
     theirs = found.to_supervision()
     assert len(theirs) == 2
     np.testing.assert_allclose(theirs.box_area, [40.13 * 26.75, 10.25**2], rtol=1e-5)
-    assert theirs.data["class_name"].tolist() == found.names
+    assert theirs.data["class_name"].tolist() == found.labels
     assert theirs.confidence.tolist() == found.scores.tolist()
     assert len(made([], [], []).to_supervision()) == 0
 

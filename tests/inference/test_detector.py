@@ -42,8 +42,8 @@ def batches(detector, monkeypatch):
 
 
 def assert_same(found, expected, tolerance=1e-5):
-    assert found.names == expected.names
-    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.labels == expected.labels
+    np.testing.assert_array_equal(found.class_ids, expected.class_ids)
     np.testing.assert_allclose(found.scores, expected.scores, atol=tolerance)
     np.testing.assert_allclose(found.boxes_xyxy_px, expected.boxes_xyxy_px, atol=tolerance * 100)
 
@@ -63,8 +63,8 @@ def test_one_picture_against_the_formulas(detector, pictures):
     expected = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
     np.testing.assert_allclose(found.boxes_xyxy_px, expected, atol=1e-4)
     np.testing.assert_allclose(found.scores, scores[kept].max(axis=1), atol=1e-6)
-    np.testing.assert_array_equal(found.labels, scores[kept].argmax(axis=1))
-    assert found.names == [NAMES[label] for label in found.labels.tolist()]
+    np.testing.assert_array_equal(found.class_ids, scores[kept].argmax(axis=1))
+    assert found.labels == [NAMES[label] for label in found.class_ids.tolist()]
     assert found.image_size == (60, 90)
     assert found.image is None
 
@@ -232,7 +232,7 @@ def test_published_checkpoint_finds_the_two_cats(shared_path, monkeypatch):
     found = detector(shared_path("data", "coco_39769", "000000039769.png"), threshold=0.9)
     assert len(found) == len(KNOWN_DETECTIONS_39769)
     for name, score, box, known in zip(
-        found.names, found.scores, found.boxes_xyxy_px, KNOWN_DETECTIONS_39769, strict=True
+        found.labels, found.scores, found.boxes_xyxy_px, KNOWN_DETECTIONS_39769, strict=True
     ):
         assert name == known.name
         assert score == pytest.approx(known.score, abs=2e-3)

@@ -11,8 +11,8 @@ def frame(*boxes):
     return Detections(
         boxes_xyxy_px=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         scores=np.full(len(boxes), 0.8, dtype=np.float32),
-        labels=np.zeros(len(boxes), dtype=np.int64),
-        names=["cat"] * len(boxes),
+        class_ids=np.zeros(len(boxes), dtype=np.int64),
+        labels=["cat"] * len(boxes),
         image_size=(100, 200),
     )
 

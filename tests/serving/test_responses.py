@@ -52,7 +52,7 @@ def test_json_and_bytes_give_the_same(service, images):
 
 def test_details_add_the_color_of_the_class(service, detector, images):
     responses = service.request("/?threshold=0&details=true", png(images[0])).json
-    assert [entry["class_id"] for entry in responses] == detector(images[0], threshold=0).labels.tolist()
+    assert [entry["class_id"] for entry in responses] == detector(images[0], threshold=0).class_ids.tolist()
     for entry in responses:
         assert entry["color"] == "#" + bytes(class_color(entry["class_id"])).hex()
     parts = service.request("/models/org/parts?details=true", png(images[0])).json

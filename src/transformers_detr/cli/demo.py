@@ -86,7 +86,7 @@ def _table(scene: Scene, detections: Detections) -> Table:
         met = float(overlap) >= MET
         missed -= {int(nearest)} if met else set()
         actual = CLASS_NAMES[objects[int(nearest)].label] if met else "nothing"
-        table.add_row(detections.names[index], f"{detections.scores[index]:.2f}", actual, f"{overlap:.2f}")
+        table.add_row(detections.labels[index], f"{detections.scores[index]:.2f}", actual, f"{overlap:.2f}")
     for index in sorted(missed):
         table.add_row("—", "", CLASS_NAMES[objects[index].label], "")
     return table

@@ -15,7 +15,7 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 def entries_of(found: Detections) -> list[dict[str, Any]]:
     """What is kept of each object: the form of the Hub's inference API, and the class id."""
-    pairs = zip(found.to_dict(), found.labels.tolist(), strict=True)
+    pairs = zip(found.to_dict(), found.class_ids.tolist(), strict=True)
     return [{**entry, "category_id": label} for entry, label in pairs]
 
 
@@ -30,8 +30,8 @@ def detections_of(record: dict[str, Any]) -> Detections:
     return Detections(
         boxes_xyxy_px=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         scores=np.array([entry["score"] for entry in found], dtype=np.float32),
-        labels=np.array([entry["category_id"] for entry in found], dtype=np.int64),
-        names=[entry["label"] for entry in found],
+        class_ids=np.array([entry["category_id"] for entry in found], dtype=np.int64),
+        labels=[entry["label"] for entry in found],
         image_size=(record["height"], record["width"]),
     )
 

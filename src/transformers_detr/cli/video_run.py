@@ -205,7 +205,7 @@ def _draw(record: dict[str, Any], image: Image.Image) -> Image.Image:
         entry["label"] if entry.get("track") is None else f"{entry['label']} {entry['track']}:"
         for entry in record["detections"]
     ]
-    return replace(found, names=names).draw(image)
+    return replace(found, labels=names).draw(image)
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

@@ -111,12 +111,12 @@ def _draw_detections(
     image: Image.Image, detections: Detections, points_xy: Sequence[tuple[float, float]], size: tuple[int, int]
 ) -> Image.Image:
     factors = np.tile(np.divide(size, image.size), 2)
-    captions = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)]
+    captions = [f"{name} {score:.2f}" for name, score in zip(detections.labels, detections.scores, strict=True)]
     drawn = draw_boxes(
         _resized(image, size),
         detections.boxes_xyxy_px * factors,
         captions,
-        detections.labels.tolist(),
+        detections.class_ids.tolist(),
         keep_free=[_disc(point, size) for point in points_xy],
     )
     for number, point in enumerate(points_xy):
@@ -148,9 +148,9 @@ def _query_panel(
     factors = np.tile(np.divide(size, image.size), 2)
     panel = overlay_attention(image, attention, size)
     panel = draw_boxes(
-        panel, detections.boxes_xyxy_px[[index]] * factors, [""], [int(detections.labels[index])], BOX_LINE
+        panel, detections.boxes_xyxy_px[[index]] * factors, [""], [int(detections.class_ids[index])], BOX_LINE
     )
-    caption = f"{detections.names[index]} {detections.scores[index]:.2f} · query {query}"
+    caption = f"{detections.labels[index]} {detections.scores[index]:.2f} · query {query}"
     return _stack([panel, _line(caption, SMALL, width)], gap=6)
 
 

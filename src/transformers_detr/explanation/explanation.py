@@ -154,8 +154,8 @@ def explain(
         detections=Detections(
             boxes_xyxy_px=every["boxes"][queries].numpy(),
             scores=every["scores"][queries].numpy(),
-            labels=np.array(class_ids, dtype=np.int64),
-            names=[detr.config.id2label[class_id] for class_id in class_ids],
+            class_ids=np.array(class_ids, dtype=np.int64),
+            labels=[detr.config.id2label[class_id] for class_id in class_ids],
             image_size=size,
             image=upright,
         ),

@@ -49,7 +49,7 @@ class Detections:
         corners = ("xmin", "ymin", "xmax", "ymax")
         return [
             {"score": score, "label": name, "box": dict(zip(corners, box, strict=True))}
-            for score, name, box in zip(self.scores.tolist(), self.names, boxes.tolist(), strict=True)
+            for score, name, box in zip(self.scores.tolist(), self.labels, boxes.tolist(), strict=True)
         ]
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Detections:
                 "score": score,
             }
             for label, (left, top, right, bottom), score in zip(
-                self.labels.tolist(), self.boxes_xyxy_px.tolist(), self.scores.tolist(), strict=True
+                self.class_ids.tolist(), self.boxes_xyxy_px.tolist(), self.scores.tolist(), strict=True
             )
         ]
 
@@ -88,8 +88,8 @@ class Detections:
         return supervision.Detections(
             xyxy=self.boxes_xyxy_px,
             confidence=self.scores,
-            class_id=self.labels,
-            data={"class_name": np.array(self.names, dtype=str)},
+            class_id=self.class_ids,
+            data={"class_name": np.array(self.labels, dtype=str)},
         )
 
     def to_pandas(self) -> Any:
@@ -105,7 +105,7 @@ class Detections:
         except ImportError as error:
             raise ImportError("to_pandas needs pandas: pip install 'transformers-detr[pandas]'") from error
         corners = dict(zip(("xmin", "ymin", "xmax", "ymax"), self.boxes_xyxy_px.T, strict=True))
-        return pandas.DataFrame({"label": self.names, "category_id": self.labels, "score": self.scores, **corners})
+        return pandas.DataFrame({"label": self.labels, "category_id": self.class_ids, "score": self.scores, **corners})
 
     def to_fiftyone(self) -> list[dict[str, Any]]:
         """Return what FiftyOne's `Detection` takes as keywords, one dictionary per object.
@@ -120,7 +120,7 @@ class Detections:
         return [
             {"label": name, "bounding_box": [left, top, right - left, bottom - top], "confidence": score}
             for name, (left, top, right, bottom), score in zip(
-                self.names, boxes.tolist(), self.scores.tolist(), strict=True
+                self.labels, boxes.tolist(), self.scores.tolist(), strict=True
             )
         ]
 
@@ -138,5 +138,5 @@ class Detections:
         """
         picture = upright_picture(image, self.image, self.image_size)
         order = np.argsort(-self.scores, kind="stable")
-        captions = [f"{self.names[index]} {self.scores[index]:.2f}" for index in order]
-        return draw_boxes(picture, self.boxes_xyxy_px[order], captions, self.labels[order].tolist())
+        captions = [f"{self.labels[index]} {self.scores[index]:.2f}" for index in order]
+        return draw_boxes(picture, self.boxes_xyxy_px[order], captions, self.class_ids[order].tolist())

@@ -54,8 +54,8 @@ class Detector(Predictor[Detections]):
         return Detections(
             boxes_xyxy_px=result["boxes"].cpu().numpy(),
             scores=result["scores"].cpu().numpy(),
-            labels=labels,
-            names=[self.model.config.id2label[label] for label in labels.tolist()],
+            class_ids=labels,
+            labels=[self.model.config.id2label[label] for label in labels.tolist()],
             image_size=item.image_size,
             image=item.image if keep_images else None,
         )

@@ -26,13 +26,13 @@ _PNG_COMPRESS_LEVEL = 1
 def filter_by_score(detections: Detections, threshold: float) -> Detections:
     """Return the detections that score above a threshold."""
     kept = detections.scores > threshold
-    names = [name for name, keep in zip(detections.names, kept.tolist(), strict=True) if keep]
+    names = [name for name, keep in zip(detections.labels, kept.tolist(), strict=True) if keep]
     return replace(
         detections,
         boxes_xyxy_px=detections.boxes_xyxy_px[kept],
         scores=detections.scores[kept],
-        labels=detections.labels[kept],
-        names=names,
+        class_ids=detections.class_ids[kept],
+        labels=names,
     )
 
 
@@ -43,7 +43,7 @@ def detection_response(detections: Detections, details: bool) -> list[dict[str, 
         detections: Detections of one image.
         details: Add the class id and the color of the class in annotated images.
     """
-    return _detailed(detections.to_dict(integer_pixels=True), detections.labels.tolist(), details)
+    return _detailed(detections.to_dict(integer_pixels=True), detections.class_ids.tolist(), details)
 
 
 def segmentation_response(segments: Segments, details: bool) -> list[dict[str, Any]]:
@@ -80,8 +80,8 @@ def attention_response(
     detections = Detections(
         boxes_xyxy_px=found["boxes"].numpy(),
         scores=found["scores"].numpy(),
-        labels=found["labels"].numpy(),
-        names=[id2label[label] for label in found["labels"].tolist()],
+        class_ids=found["labels"].numpy(),
+        labels=[id2label[label] for label in found["labels"].tolist()],
         image_size=image_size,
     )
     height, width = image_attention.decoder_attention.shape[1:]

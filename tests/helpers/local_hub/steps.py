@@ -95,7 +95,7 @@ def detect(name: str, *, token: str | None = NOBODY, **options: Any) -> Any:
             found = Detector.from_pretrained(name, **options)(make_scene(0, 0, (96, 128)).image, threshold=0.0)
         except LoadingError as error:
             return str(error)
-    return found.boxes_xyxy_px.tobytes(), found.names
+    return found.boxes_xyxy_px.tobytes(), found.labels
 
 
 def run_snippet(code: str, token: str | None = NOBODY) -> str:
