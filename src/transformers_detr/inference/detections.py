@@ -19,16 +19,16 @@ class Detections:
         boxes_xyxy_px: `(N, 4)` float32: left, top, right, bottom in pixels of the upright picture. Neither
             rounded nor cut at its edges.
         scores: `(N,)` float32, between 0 and 1.
-        labels: `(N,)` int64: class ids.
-        names: N class names.
+        class_ids: `(N,)` int64.
+        labels: N class names.
         image_size: (height, width) of the upright picture in pixels.
         image: The upright RGB picture, where it was asked for.
     """
 
     boxes_xyxy_px: np.ndarray[Any, Any]
     scores: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
-    names: list[str]
+    class_ids: np.ndarray[Any, Any]
+    labels: list[str]
     image_size: tuple[int, int]
     image: Image.Image | None = None
 
