@@ -78,7 +78,7 @@ REGISTRY: dict[Backend, BackendEntry] = {
         weights_suffix=".bin",
     ),
     "torch": BackendEntry(
-        title="a PyTorch program (torch.export)",
+        title="PyTorch program",
         module="torch_export_backend",
         file="torch/model{}.pt2",
         precisions=("fp32",),
@@ -108,5 +108,5 @@ def missing_packages(backend: Backend, precisions: Sequence[Precision] = ("fp32"
 
 
 def titles() -> str:
-    """Names of the runtimes for help texts: "ONNX Runtime (onnx), …"."""
-    return ", ".join(f"{entry.title} ({name})" for name, entry in REGISTRY.items())
+    """Backends with the names of their runtimes, for help texts: "onnx (ONNX Runtime), …"."""
+    return ", ".join(f"{name} ({entry.title})" for name, entry in REGISTRY.items())

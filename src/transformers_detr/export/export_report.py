@@ -73,7 +73,7 @@ def write_report(
 def summary_rows(compared: Sequence[GraphComparison], torch_ap: float | None) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a short table: each graph with the worst of its conditions."""
     heads = ["graph", "MB", "boxes, px", "scores", "confident boxes, px", "changed"]
-    heads += ["AP", "of PyTorch"] * (torch_ap is not None)
+    heads += ["AP", "PyTorch AP"] * (torch_ap is not None)
     rows = []
     for one in compared:
         worst = [max(getattr(found, name) for found in one.differences) for name in ("box_px", "score")]
@@ -100,7 +100,7 @@ def table_rows(compared: Sequence[GraphComparison], torch_ap: float | None) -> t
         "changed",
     ]
     masks = any(found.mask_pixels is not None for one in compared for found in one.differences)
-    heads += ["changed mask pixels"] * masks + ["AP", "AP of PyTorch"] * (torch_ap is not None)
+    heads += ["changed mask pixels"] * masks + ["AP", "PyTorch AP"] * (torch_ap is not None)
     rows = []
     for one in compared:
         for found in one.differences:

@@ -143,10 +143,13 @@ def export_model(
         about = {
             "model": model.model.config.name_or_path if isinstance(model, Predictor) else str(model),
             "fixed size": "none, all sizes" if size is None else "×".join(map(str, size)),
-            "compared on": _describe(compared_on, "given" if images else "generated or labeled"),
-            "calibrated on": None if calibration is None else str(calibration),
-            "scored on": None if labeled is None else f"{len(labeled.images)} images of {labeled.dataset.name}",
+            "compared on": _describe(compared_on, "given" if images else "labeled" if data else "generated"),
         }
+        if calibration is not None:
+            about["calibrated on"] = str(calibration)
+        if labeled is not None:
+            origin = "generated scenes" if data is None else f"images of {labeled.dataset.name}"
+            about["scored on"] = f"{len(labeled.images)} {origin}"
         write_report(folder, about, comparisons, torch_ap)
     output = Path(output_dir)
     return ExportResult(output, exported_files(output), comparisons, torch_ap, output / REPORT_TABLE)
