@@ -96,8 +96,8 @@ def test_evaluate_predicts_the_same(saved, exported, labeled, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "--padding", "original"), "leave out --dtype and --padding"),
-        (("evaluate", "--check-padding"), "an exported model knows one padding only"),
+        (("evaluate", "--padding", "original"), "leave out padding"),
+        (("evaluate", "--check-padding"), "an exported model has one padding only"),
         (("detect", "--dtype", "float16"), "an exported model has its own"),
     ],
 )

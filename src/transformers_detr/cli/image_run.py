@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from transformers_detr import __version__
+from transformers_detr.backends.registry import BACKENDS, PRECISIONS, Backend, Precision, titles
 from transformers_detr.cli.run_folder import RunFolder, RunFolderError, fill_run_folder, report_failure
 from transformers_detr.inference.sources import Source, gather_sources
 
@@ -32,22 +33,6 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-class Backend(StrEnum):
-    """What runs an exported model."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torch = "torch"
-
-
-class Precision(StrEnum):
-    """Which of a backend's files."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
 Inputs = Annotated[
     list[str],
     typer.Argument(metavar="PHOTO|FOLDER|GLOB|URL...", help="Pictures, folders of pictures, patterns, URLs."),
@@ -61,7 +46,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Such as cpu, cuda or cuda:1; with --backend, what it has, such as gpu, npu or auto of openvino.",
+        help="Device, such as cpu, cuda or cuda:1; with --backend, a device of the backend.",
         show_default="an accelerator if there is one, cpu with --backend",
     ),
 ]
@@ -73,15 +58,15 @@ BackendName = Annotated[
     Backend | None,
     typer.Option(
         "--backend",
-        metavar="|".join(Backend),
-        help="Run what detr export wrote.",
+        metavar="|".join(BACKENDS),
+        help=f"Run an exported model with this backend: {titles()}.",
         show_default="the weights in PyTorch",
     ),
 ]
 PrecisionName = Annotated[
     Precision | None,
     typer.Option(
-        "--precision", metavar="|".join(Precision), help="Which of the files of --backend.", show_default="fp32"
+        "--precision", metavar="|".join(PRECISIONS), help="Precision of the exported model to run.", show_default="fp32"
     ),
 ]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")]
@@ -183,7 +168,7 @@ def exported_options(backend: Backend | None, precision: Precision | None) -> di
         if precision is not None:
             raise typer.BadParameter("goes with --backend; PyTorch has --dtype", param_hint="--precision")
         return {}
-    return {"backend": backend.value, "precision": (precision or Precision.fp32).value}
+    return {"backend": backend, "precision": precision or "fp32"}
 
 
 def load_predictor(
