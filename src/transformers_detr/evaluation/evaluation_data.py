@@ -46,7 +46,7 @@ class EvaluationData:
 
 
 def select_data(
-    data: str | Path | DetectionDataset,
+    data: str | Path | DetectionDataset | Sequence[ImageRecord],
     split: str | None = None,
     limit: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -57,7 +57,7 @@ def select_data(
     """Select the images of a split, opening the dataset if needed.
 
     Args:
-        data: Folder, file, Hub name, or a loaded dataset.
+        data: Folder, file, Hub name, loaded dataset, or one of its splits.
         split: Name of the split; None selects "val", or the only split.
         limit: Keep only the first `limit` images.
         class_names: Number the classes as in this list.
@@ -66,11 +66,17 @@ def select_data(
 
     Raises:
         DatasetError: The dataset cannot be read, lacks the split, or has a class that `class_names` lacks.
+        TypeError: `data` is neither of these.
+        ValueError: `data` is a split, and `split` names another one.
     """
     if isinstance(data, DetectionDataset):
         dataset, name = data, split or _default_split(data.splits)
-    else:
+    elif isinstance(data, str | Path):
         dataset, name = _open(data, split, keep_category_ids, report)
+    else:
+        dataset, name = _of_split(data)
+        if split not in (None, name):
+            raise ValueError(f"split is {split!r}, but data is the split {name!r}")
     dataset = replace(dataset, splits={name: tuple(dataset.split(name))[:limit]})
     if class_names is not None:
         dataset = dataset.with_classes(class_names)
@@ -80,6 +86,14 @@ def select_data(
 def class_names(model: Any) -> list[str]:
     """Names of the model's classes, by class id."""
     return [model.config.id2label[label] for label in range(model.config.num_labels)]
+
+
+def _of_split(data: Any) -> tuple[DetectionDataset, str]:
+    """Return a dataset that holds the images of a split alone, and the name of the split."""
+    dataset, name = getattr(data, "dataset", None), getattr(data, "name", None)
+    if not isinstance(dataset, DetectionDataset) or name is None:
+        raise TypeError(f"data must be a path, a DetectionDataset or one of its splits, got {type(data).__name__}")
+    return replace(dataset, splits={name: tuple(data)}), name
 
 
 def _open(
