@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,21 +13,13 @@ from rich.markup import escape
 
 from transformers_detr.cli.evaluate_output import progress_bars, show_result
 from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
+from transformers_detr.evaluation import Padding
 
 
-class Padding(StrEnum):
-    """How images of a batch are padded."""
-
-    exact = "exact"
-    original = "original"
-
-
-def _number_or_queries(text: str) -> Any:
+def _number_or_queries(text: str) -> str:
     """Refuse a limit that scoring cannot use, before anything is predicted: COCO's second count is 10."""
-    if text == "queries":
+    if text == "queries" or (text.isdecimal() and int(text) > 10):
         return text
-    if text.isdecimal() and int(text) > 10:
-        return int(text)
     raise typer.BadParameter(f"{text!r} is neither 'queries' nor a number above 10")
 
 
@@ -53,7 +44,7 @@ def evaluate(
     padding: Annotated[
         Padding,
         typer.Option(help="exact: same result at any batch size; original: as the original implementation pads."),
-    ] = Padding.exact,
+    ] = "exact",
     check_padding: Annotated[
         bool, typer.Option("--check-padding", help="Compare each image alone and in its batch, under both paddings.")
     ] = False,
@@ -134,7 +125,7 @@ def evaluate(
                     batch_size=batch_size,
                     padding=padding,
                     check_padding=check_padding,
-                    max_detections=max_detections,
+                    max_detections="queries" if max_detections == "queries" else int(max_detections),
                     panoptic=panoptic,
                     size=size,
                     device=device,

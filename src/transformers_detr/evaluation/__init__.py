@@ -1,13 +1,17 @@
 """Measuring models: average precision, panoptic quality, and reports that explain the numbers.
 
-Inference and scoring are separate; predictions are their only link:
+`evaluate` in `evaluation_workflow` does it all. Inference and scoring are separate; predictions are their only link:
 
     batches = plan_batches(images, batch_size=4)
     predictions = [p for batch in predict(model, processor, batches) for p in batch]
     evaluation = evaluate_predictions(ground_truth, predictions)
     print(evaluation.boxes.summary["AP"])
-    write_report(folder, evaluation, title="…", settings={})
 
-`images` are records of `transformers_detr.data`, `ground_truth` is what their dataset's `to_coco` gives, and category
-ids are class ids of the model throughout.
+`images` are records of `transformers_detr.data`, `ground_truth` comes from `to_coco` of their dataset, and category ids
+are class ids of the model throughout.
 """
+
+from typing import Literal
+
+Padding = Literal["exact", "original"]
+"""How images of a batch are padded: without an effect on the images, or as in the original implementation."""

@@ -15,7 +15,7 @@ import torch
 from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import Backend, Precision
-from transformers_detr.evaluation.padding_check import Padding
+from transformers_detr.evaluation import Padding
 from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.inference.predictor import Predictor
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -68,11 +68,11 @@ class ModelOptions:
         if self.precision is not None:
             raise ValueError("precision chooses among the exported graphs of a backend: name a backend too")
         model, processor = load_by_architecture(name, revision=self.revision, dtype=self.dtype)
-        device = self.device or _default_device()
+        place = self.device or _default_device()
         try:
-            return model.to(device), self.image_processor or processor  # type: ignore[arg-type]
+            return model.to(place), self.image_processor or processor
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"device {str(place)!r} cannot be used: {str(error).splitlines()[0]}") from error
 
     def _given(self, model: Any) -> tuple[Any, DetrImageProcessor, str]:
         unused = [n for n in ("device", "dtype", "backend", "precision", "revision") if getattr(self, n) is not None]

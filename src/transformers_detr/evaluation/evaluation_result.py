@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers_detr.atomic_io import atomic_file
+from transformers_detr.evaluation import Padding
 from transformers_detr.evaluation.evaluation_data import EvaluationData
 from transformers_detr.evaluation.evaluation_report import class_rows, write_report
 from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
-from transformers_detr.evaluation.padding_check import Padding, PaddingDifference
+from transformers_detr.evaluation.padding_check import PaddingDifference
 from transformers_detr.evaluation.panoptic_quality import PanopticQuality
 from transformers_detr.evaluation.predictions import ImagePrediction, to_coco_results
 from transformers_detr.evaluation.published_comparison import Comparison, compare_with_published

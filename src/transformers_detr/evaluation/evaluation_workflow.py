@@ -19,11 +19,12 @@ from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.registry import Backend, Precision
 from transformers_detr.data.findings import Finding, raise_finding
 from transformers_detr.data.records import DetectionDataset
+from transformers_detr.evaluation import Padding
 from transformers_detr.evaluation.distributed import own_share, process_number
 from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data
 from transformers_detr.evaluation.evaluation_model import ModelOptions, evaluation_mode, makes_masks
 from transformers_detr.evaluation.evaluation_result import EvaluationResult
-from transformers_detr.evaluation.padding_check import Padding, PaddingDifference, padding_differences
+from transformers_detr.evaluation.padding_check import PaddingDifference, padding_differences
 from transformers_detr.evaluation.predict import EvaluationImage, detections, plan_batches, predict, predict_to_log
 from transformers_detr.evaluation.prediction_writer import PredictionLog, read_settings
 from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedModel
 
+from transformers_detr.evaluation import Padding
 from transformers_detr.evaluation.predict import EvaluationImage, PreparedBatch, prepare_batch, run_model
-
-Padding = Literal["exact", "original"]
 
 
 @dataclass(frozen=True)

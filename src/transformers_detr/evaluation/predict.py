@@ -23,11 +23,8 @@ from transformers_detr.evaluation.distributed import own_share
 from transformers_detr.evaluation.prediction_writer import PredictionLog
 from transformers_detr.evaluation.predictions import ImagePrediction
 from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
-from transformers_detr.model.postprocessing_detr import Detections, post_process_object_detection
+from transformers_detr.model.postprocessing_detr import EVERY_QUERY, Detections, post_process_object_detection
 from transformers_detr.prefetch import prefetch_map
-
-EVERY_QUERY = -1.0
-"""A threshold below every score."""
 
 
 class EvaluationImage(Protocol):

@@ -15,10 +15,10 @@ from PIL import Image
 from transformers_detr.evaluation.coco_types import CocoCategory
 from transformers_detr.evaluation.evaluation_data import EvaluationData
 from transformers_detr.evaluation.panoptic_quality import PanopticMap, PanopticQuality, count_segments, panoptic_quality
-from transformers_detr.evaluation.predict import EVERY_QUERY, PreparedBatch, detections
+from transformers_detr.evaluation.predict import PreparedBatch, detections
 from transformers_detr.evaluation.predictions import ImagePrediction, PanopticFile
 from transformers_detr.model.coco_masks_detr import CocoRle, rgb_to_ids
-from transformers_detr.model.postprocessing_detr import post_process_instance_masks
+from transformers_detr.model.postprocessing_detr import EVERY_QUERY, post_process_instance_masks
 from transformers_detr.model.postprocessing_segmentation_detr import post_process_panoptic_paper, segments_to_coco
 
 PANOPTIC_FOLDER = "panoptic"

@@ -22,14 +22,13 @@ from transformers_detr.inference.predictor import ImageSource
 from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
-from transformers_detr.model.postprocessing_detr import post_process_object_detection
+from transformers_detr.model.postprocessing_detr import EVERY_QUERY, post_process_object_detection
 
 MAX_OBJECTS = 12
 FALLBACK_OBJECTS = 3
 """Number of queries to explain if no score is above the threshold."""
 
 MAX_POINTS = 4
-EVERY_QUERY = -1.0
 
 Points = tuple[tuple[float, float], ...]
 

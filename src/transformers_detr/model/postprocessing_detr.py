@@ -15,6 +15,9 @@ from .sizes_detr import Size, image_sizes, optional_sizes, resize_masks, without
 CHUNK = 16
 """Masks resized at once: bounds the memory that all queries together would take."""
 
+EVERY_QUERY = -1.0
+"""A threshold below every score: keeps all queries."""
+
 
 class Detections(TypedDict, total=False):
     """Detections of one image: `scores (N,)`, `labels (N,)`, `boxes (N, 4)`; some functions add `masks`."""

@@ -15,10 +15,9 @@ from PIL import Image
 from transformers_detr.explanation.attention import ImageAttention
 from transformers_detr.inference.detections import Detections
 from transformers_detr.inference.segments import Segments
-from transformers_detr.model.postprocessing_detr import post_process_object_detection
+from transformers_detr.model.postprocessing_detr import EVERY_QUERY, post_process_object_detection
 from transformers_detr.visualization.annotate import class_color
 
-_EVERY_QUERY = -1.0
 _PNG_COMPRESS_LEVEL = 1
 """Fastest level: masks are nearly as small, and encoding must not take longer than inference."""
 
@@ -76,7 +75,7 @@ def attention_response(
         cell, row by row, 255 for the maximum, base64-encoded.
     """
     outputs = SimpleNamespace(logits=image_attention.logits[None], pred_boxes=image_attention.pred_boxes[None])
-    (found,) = post_process_object_detection(outputs, _EVERY_QUERY, [image_size])
+    (found,) = post_process_object_detection(outputs, EVERY_QUERY, [image_size])
     detections = Detections(
         boxes_xyxy_px=found["boxes"].numpy(),
         scores=found["scores"].numpy(),
