@@ -19,8 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from key_map import listing, to_original, to_stored
 from original_files import ConversionError, fetch, read, write
-from transformers_detr.hub.card_of_published import published_card
-from transformers_detr.hub.fingerprint import load_for_verification, verification_numbers, write_record
+from transformers_detr.hub.fingerprint import compute_fingerprint, load_for_fingerprint, write_fingerprint
 from transformers_detr.hub.loading import LoadingError, load_pretrained
 from transformers_detr.hub.published_checkpoints import CHECKPOINTS, Checkpoint
 from transformers_detr.hub.push import plan_upload, upload
@@ -78,7 +77,7 @@ def convert(
         DetrImageProcessor(format=annotations).save_pretrained(aside)
         saved, _ = load_pretrained(_model_class(segmentation), aside, dtype="auto")
         _compare(weights, to_original(saved.state_dict()), folder)
-        write_record(aside, verification_numbers(*load_for_verification(aside)))
+        write_fingerprint(aside, compute_fingerprint(*load_for_fingerprint(aside)))
         aside.replace(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -183,6 +182,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.verify:
         print(verify(checkpoint, weights, model))
     if arguments.push_to_hub:
+        sys.path.append(str(Path(__file__).parents[1] / "model_cards"))
+        from published_card import published_card
+
         (output / "README.md").write_text(published_card(checkpoint, arguments.push_to_hub), encoding="utf-8")
         with plan_upload(output, arguments.push_to_hub) as plan:
             commit = upload(plan)

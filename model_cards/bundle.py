@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
+from bundled_card import bundled_card
 from transformers_detr.hub.bundled_model import FOLDER, MEASURED, NAME
-from transformers_detr.hub.card_of_bundled import bundled_card
 from transformers_detr.hub.loading import load_pretrained
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 

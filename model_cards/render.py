@@ -1,10 +1,10 @@
-"""Write the cards into this folder: python model_cards/render.py."""
+"""Render all cards into this folder: python model_cards/render.py."""
 
 from pathlib import Path
 
+from bundled_card import bundled_card
+from published_card import published_card
 from transformers_detr.hub.bundled_model import NAME
-from transformers_detr.hub.card_of_bundled import bundled_card
-from transformers_detr.hub.card_of_published import published_card
 from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 
 if __name__ == "__main__":

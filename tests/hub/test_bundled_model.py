@@ -12,13 +12,13 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
+from bundled_card import bundled_card
 from transformers_detr import Detector, DetrForObjectDetection, DetrImageProcessor
 from transformers_detr.data.load import open_dataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.predict import plan_batches, predict
 from transformers_detr.hub.bundled_model import FOLDER, MEASURED, NAME
-from transformers_detr.hub.card_of_bundled import bundled_card
 from transformers_detr.hub.loading import load_pretrained
 from transformers_detr.model.frozen_batch_norm_detr import DetrFrozenBatchNorm2d
 

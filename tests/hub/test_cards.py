@@ -12,12 +12,11 @@ from PIL import Image
 from tiny_detector import tiny_detector
 from tiny_detr import randomize_norms, tiny_config
 
+from published_card import published_card
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
 from transformers_detr.hub import bundled_model
-from transformers_detr.hub.card_of_published import published_card
-from transformers_detr.hub.card_of_trained import own_card
-from transformers_detr.hub.card_rendering import EXAMPLE_PHOTO
 from transformers_detr.hub.custom_code import add_custom_code
+from transformers_detr.hub.model_card import EXAMPLE_IMAGE, model_card
 from transformers_detr.hub.published_checkpoints import CHECKPOINTS, COCO_NAMES, KNOWN_DETECTIONS_39769, NEVER_RELEASED
 
 EVERY_CHECKPOINT = pytest.mark.parametrize("checkpoint", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
@@ -66,7 +65,7 @@ def test_every_number_is_the_published_one(cards, checkpoint):
     assert {name.lower().replace(" ", "_"): float(value) for name, value in table.items()} == published
     if checkpoint.speed:
         assert f"{checkpoint.speed.gflops} billion operations" in card
-        assert f"{checkpoint.speed.images_per_second} pictures per second" in card
+        assert f"{checkpoint.speed.images_per_second} images per second" in card
     assert "They were not measured again" in card
 
 
@@ -157,7 +156,7 @@ def photo(hub):
     encoded = io.BytesIO()
     noise = torch.randint(0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(noise.numpy()).resize((640, 480)).save(encoded, "JPEG")
-    hub.server.pictures[EXAMPLE_PHOTO] = encoded.getvalue()
+    hub.server.pictures[EXAMPLE_IMAGE] = encoded.getvalue()
 
 
 @pytest.mark.usefixtures("photo")
@@ -170,7 +169,7 @@ def test_snippets_run_as_they_stand(hub, stand_ins, cards, checkpoint):
         assert f'"{checkpoint.hub_id}"' in code
         printed = hub.call(run_snippet, code)
         assert printed.strip(), f"nothing was found by\n{code}"
-    assert f"GET {EXAMPLE_PHOTO[len('http://images.cocodataset.org') :]}" in hub.server.requests
+    assert f"GET {EXAMPLE_IMAGE[len('http://images.cocodataset.org') :]}" in hub.server.requests
 
 
 @pytest.mark.usefixtures("photo")
@@ -191,7 +190,7 @@ def test_snippets_of_a_copy_with_custom_code_run(hub, stand_ins, name):
 @pytest.mark.parametrize("segments", [False, True])
 def test_snippets_of_ones_own_card_run(hub, stand_ins, segments):
     folder = stand_ins[segments]
-    codes = snippets(own_card(DetrConfig.from_pretrained(folder), "an-org/own", custom_code=True))
+    codes = snippets(model_card(DetrConfig.from_pretrained(folder), "an-org/own", custom_code=True))
     hub.server.add("an-org/own", folder)
     assert len(codes) == 3
     for code in codes:

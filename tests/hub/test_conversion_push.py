@@ -8,9 +8,9 @@ from tiny_detr import tiny_config
 
 from key_map import to_original
 from original_files import write
+from published_card import published_card
 from transformers_detr import DetrForObjectDetection
-from transformers_detr.hub.card_of_published import published_card
-from transformers_detr.hub.fingerprint import RECORD
+from transformers_detr.hub.fingerprint import FINGERPRINT_FILE
 from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 
 NAME = "an-org/detr-resnet-50"
@@ -24,6 +24,6 @@ def test_a_converted_checkpoint_is_published_with_its_card(hub, tmp_path):
     assert hub.call(convert_and_push, [*arguments, "--push-to-hub", NAME]) == 0
     content = hub.server.content(NAME)
     assert content["README.md"].decode() == published_card(CHECKPOINTS["detr-resnet-50"], NAME)
-    names = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors", RECORD}
+    names = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors", FINGERPRINT_FILE}
     assert content == {name: (folder / name).read_bytes() for name in names}
-    assert set(json.loads(content[RECORD])) == {"logits", "pred_boxes"}
+    assert set(json.loads(content[FINGERPRINT_FILE])) == {"logits", "pred_boxes"}

@@ -10,15 +10,15 @@ from tiny_detr import NATIVE_BACKBONE
 
 from transformers_detr.hub.fingerprint import (
     TOLERANCES,
-    VerificationError,
+    FingerprintError,
     architecture_of,
-    compare_numbers,
-    load_for_verification,
-    made_up_picture,
-    read_record,
-    stock_numbers,
-    verification_numbers,
-    write_record,
+    compare_fingerprints,
+    compute_fingerprint,
+    load_for_fingerprint,
+    read_fingerprint,
+    stock_fingerprint,
+    synthetic_image,
+    write_fingerprint,
 )
 from transformers_detr.hub.loading import LoadingError
 
@@ -32,12 +32,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def numbers(folder):
-    return verification_numbers(*load_for_verification(folder))
+    return compute_fingerprint(*load_for_fingerprint(folder))
 
 
 def test_the_picture_is_the_same_on_every_machine():
     """Against the rule in plain Python, and a checksum that later versions must keep: records depend on it."""
-    picture = made_up_picture()
+    picture = synthetic_image()
     assert picture.size == (256, 192)
     for x, y in ((0, 0), (255, 191), (100, 50)):
         expected = tuple(((3 * (c + 1) * x + 2 * (3 - c) * y) ^ (x * y >> 4)) & 255 for c in range(3))
@@ -46,8 +46,8 @@ def test_the_picture_is_the_same_on_every_machine():
 
 
 def test_numbers_are_a_sample_of_the_outputs(folder, numbers):
-    model, processor = load_for_verification(folder)
-    inputs = processor(made_up_picture(), do_resize=False, return_tensors="pt")
+    model, processor = load_for_fingerprint(folder)
+    inputs = processor(synthetic_image(), do_resize=False, return_tensors="pt")
     assert inputs.pixel_values.shape == (1, 3, 192, 256)
     with torch.no_grad():
         boxes = model(**inputs).pred_boxes
@@ -61,7 +61,7 @@ def test_long_outputs_are_thinned():
         def __call__(self, **inputs):
             return {"logits": torch.arange(1000.0).view(10, 100)}
 
-    found = verification_numbers(Model(), lambda *_, **__: {})
+    found = compute_fingerprint(Model(), lambda *_, **__: {})
     assert found == {"logits": {"shape": [10, 100], "values": [float(n) for n in range(0, 1000, 4)]}}
 
 
@@ -73,19 +73,19 @@ def test_what_is_no_number_is_refused(wrong):
             values[1] = wrong  # which is not among those that are kept
             return {"logits": values}
 
-    with pytest.raises(VerificationError, match="logits are not all finite: the weights hold NaN"):
-        verification_numbers(Model(), lambda *_, **__: {})
+    with pytest.raises(FingerprintError, match="logits has non-finite values: weights are NaN"):
+        compute_fingerprint(Model(), lambda *_, **__: {})
 
 
 def test_a_record_is_kept_and_read(tmp_path, numbers):
-    assert read_record(tmp_path) is None
-    write_record(tmp_path, numbers)
-    assert read_record(tmp_path) == numbers
+    assert read_fingerprint(tmp_path) is None
+    write_fingerprint(tmp_path, numbers)
+    assert read_fingerprint(tmp_path) == numbers
 
 
 def test_stock_gives_the_same(folder, numbers):
-    _, processor = load_for_verification(folder)
-    differences = compare_numbers(numbers, stock_numbers(folder, processor))
+    _, processor = load_for_fingerprint(folder)
+    differences = compare_fingerprints(numbers, stock_fingerprint(folder, processor))
     assert set(differences) == {"logits", "pred_boxes"}
     assert max(differences.values()) < 1e-4
 
@@ -96,21 +96,21 @@ def change(values):
 
 @pytest.mark.parametrize("wrong", [[0, 1, 2, 3 + 2 * TOLERANCES["logits"]], [0, 1, 2, math.nan]])
 def test_other_numbers_are_refused(wrong):
-    with pytest.raises(VerificationError, match="logits differ by"):
-        compare_numbers(change([0, 1, 2, 3]), change(wrong))
-    assert compare_numbers(change([0, 1, 2, 3]), change([0, 1, 2, 3.0005])) == {"logits": pytest.approx(5e-4)}
+    with pytest.raises(FingerprintError, match="logits differ by"):
+        compare_fingerprints(change([0, 1, 2, 3]), change(wrong))
+    assert compare_fingerprints(change([0, 1, 2, 3]), change([0, 1, 2, 3.0005])) == {"logits": pytest.approx(5e-4)}
 
 
 @pytest.mark.parametrize("found", [{}, {"logits": {"shape": [2, 2], "values": [0, 1, 2, 3]}}])
 def test_missing_or_misshapen_outputs_are_refused(found):
-    with pytest.raises(VerificationError, match=r"logits should be of shape \[4\]"):
-        compare_numbers(change([0, 1, 2, 3]), found)
+    with pytest.raises(FingerprintError, match=r"logits should be of shape \[4\]"):
+        compare_fingerprints(change([0, 1, 2, 3]), found)
 
 
 def test_a_folder_without_architecture(tmp_path):
     with pytest.raises(LoadingError, match=r"config\.json is missing"):
-        load_for_verification(tmp_path)
+        load_for_fingerprint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert architecture_of(tmp_path) is None
     with pytest.raises(LoadingError, match="architectures must begin with one of"):
-        load_for_verification(tmp_path)
+        load_for_fingerprint(tmp_path)

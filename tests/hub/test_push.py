@@ -12,7 +12,7 @@ from tiny_detector import save, tiny_detector
 from tiny_detr import NATIVE_BACKBONE
 
 from transformers_detr.hub.custom_code import CODE_FILES
-from transformers_detr.hub.fingerprint import RECORD
+from transformers_detr.hub.fingerprint import FINGERPRINT_FILE
 
 NAME = "an-org/detr-tiny"
 ONCE = {
@@ -65,7 +65,7 @@ def traveling(folder):
 
 def is_complete(hub, folder, revision="main"):
     content = hub.server.content(NAME, revision)
-    assert set(content) == {*traveling(folder), "README.md", RECORD}
+    assert set(content) == {*traveling(folder), "README.md", FINGERPRINT_FILE}
     return traveling(folder).items() <= content.items()
 
 
@@ -271,7 +271,7 @@ def name_other_code(folder):
     ("damage", "message"),
     [
         (change_weights, r"does not give the numbers in verification.json (logits differ by 1.0e-02"),
-        (spoil_weights, "logits are not all finite: the weights hold NaN"),
+        (spoil_weights, "logits has non-finite values: weights are NaN"),
         (truncate_weights, "model.safetensors: the file is cut short or damaged"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights to verify the model by"),
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
@@ -286,8 +286,8 @@ def name_other_code(folder):
 )
 def test_what_does_not_prove_itself_is_not_uploaded(hub, folder, damage, message):
     hub.call(push, folder, NAME)
-    record = hub.server.content(NAME)[RECORD]
-    (folder / RECORD).write_bytes(record)
+    record = hub.server.content(NAME)[FINGERPRINT_FILE]
+    (folder / FINGERPRINT_FILE).write_bytes(record)
     damage(folder)
     hub.server.requests.clear()
     refused = hub.call(push, folder, NAME, "--create-pr")
@@ -339,7 +339,7 @@ def test_a_card_is_made_and_holds_what_was_measured(hub, folder):
     assert card_errors(card) == []
     assert "value: 12.5" in card
     assert "# detr-tiny" in card
-    assert "these 3 classes: cat, Möwe, 椅子" in card
+    assert "of 3 classes: cat, Möwe, 椅子" in card
     assert "license" not in card
 
     RESULT_NOW = {**RESULT, "metrics": [{"type": "box_ap", "value": 13.5, "name": "box AP"}]}

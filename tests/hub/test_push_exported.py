@@ -8,7 +8,7 @@ from tiny_detector import tiny_detector
 from tiny_detr import NATIVE_BACKBONE
 
 from transformers_detr.export.export_folder import write_export_folder
-from transformers_detr.hub.fingerprint import RECORD
+from transformers_detr.hub.fingerprint import FINGERPRINT_FILE
 
 NAME = "an-org/detr-exported"
 
@@ -36,7 +36,7 @@ def test_an_exported_folder(hub, folder, tmp_path):
     content = hub.server.content(NAME)
     here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert {"onnx/model.onnx", "torch/model.pt2", "export_report.json", "model.safetensors"} <= set(here)
-    assert set(content) == {*here, "README.md", RECORD}
+    assert set(content) == {*here, "README.md", FINGERPRINT_FILE}
     assert all(content[name] == path.read_bytes() for name, path in here.items())
     assert hub.call(load, NAME) == hub.call(load, str(folder))
     assert hub.call(detect, NAME, backend="onnx") == hub.call(detect, str(folder), backend="onnx")

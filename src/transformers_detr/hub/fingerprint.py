@@ -1,6 +1,6 @@
-"""Verification numbers: what a model answers to a made-up picture, kept in a file beside its weights.
+"""Fingerprint of a model: sampled outputs for a synthetic image, stored in a file beside the weights.
 
-Whoever loads the folder, anywhere and with whatever code, can tell whether it still gives these numbers.
+The fingerprint shows whether a folder still gives the same outputs on another machine or with other code.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
-RECORD = "verification.json"
+FINGERPRINT_FILE = "verification.json"
 TOLERANCES = {"logits": 1e-3, "pred_boxes": 5e-5, "pred_masks": 5e-3}
-"""Largest difference allowed by output: a few times what the order of float32 sums makes."""
+"""Largest difference allowed per output: a few times the rounding error of float32 sums."""
 
-PICTURE_SIZE = (192, 256)
+IMAGE_SIZE = (192, 256)
 _MOST_VALUES = 256
 _MODELS: dict[str, type[DetrPreTrainedModel]] = {
     "DetrForObjectDetection": DetrForObjectDetection,
     "DetrForSegmentation": DetrForSegmentation,
 }
 
-Numbers = dict[str, dict[str, Any]]
-"""Output → its `shape`, and as `values` every so many-th of its numbers."""
+Fingerprint = dict[str, dict[str, Any]]
+"""`shape` and sampled `values` of each output."""
 
 
-class VerificationError(ValueError):
-    """A model does not give the numbers that it should; the message says which and by how much."""
+class FingerprintError(ValueError):
+    """A model has another fingerprint than expected; the message says which output differs and by how much."""
 
 
-def load_for_verification(folder: Path) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
-    """Load what a folder holds, in float32.
+def load_for_fingerprint(folder: Path) -> tuple[DetrPreTrainedModel, DetrImageProcessor]:
+    """Load the model and processor of a folder in float32.
 
     Raises:
-        LoadingError: It cannot be loaded, or has no architecture with numbers to verify.
+        LoadingError: The folder cannot be loaded, or its architecture has no fingerprint.
     """
     architecture = architecture_of(folder)
     if architecture not in _MODELS:
@@ -62,23 +62,23 @@ def architecture_of(folder: Path) -> str | None:
     return architectures[0] if architectures else None
 
 
-def verification_numbers(model: PreTrainedModel, processor: DetrImageProcessor) -> Numbers:
-    """What a model answers to the made-up picture, which the processor normalizes but does not resize.
+def compute_fingerprint(model: PreTrainedModel, processor: DetrImageProcessor) -> Fingerprint:
+    """Compute the fingerprint on the synthetic image, which the processor normalizes but does not resize.
 
     Args:
-        model: Of this package or of stock transformers; in evaluation mode, in float32, on the CPU.
-        processor: Ours.
+        model: Model of this package or of stock Transformers; in evaluation mode, in float32, on the CPU.
+        processor: Image processor of this package.
 
     Raises:
-        VerificationError: The model answers with something that is no number.
+        FingerprintError: An output is NaN or infinite.
     """
-    inputs = processor(made_up_picture(), do_resize=False, return_tensors="pt")
+    inputs = processor(synthetic_image(), do_resize=False, return_tensors="pt")
     with torch.inference_mode():
         outputs = model(**inputs)
     found = {name: outputs[name].flatten() for name in TOLERANCES if outputs.get(name) is not None}
     for name, numbers in found.items():
         if not numbers.isfinite().all():
-            raise VerificationError(f"{name} are not all finite: the weights hold NaN, or numbers that are too large")
+            raise FingerprintError(f"{name} has non-finite values: weights are NaN or too large")
     return {
         name: {
             "shape": list(outputs[name].shape),
@@ -88,50 +88,49 @@ def verification_numbers(model: PreTrainedModel, processor: DetrImageProcessor) 
     }
 
 
-def stock_numbers(folder: Path, processor: DetrImageProcessor) -> Numbers:
-    """The numbers of stock transformers with a folder's weights."""
+def stock_fingerprint(folder: Path, processor: DetrImageProcessor) -> Fingerprint:
+    """Compute the fingerprint of stock Transformers with the weights of a folder."""
     stock: Any = getattr(transformers, str(architecture_of(folder)))
-    return verification_numbers(stock.from_pretrained(folder, dtype=torch.float32).eval(), processor)
+    return compute_fingerprint(stock.from_pretrained(folder, dtype=torch.float32).eval(), processor)
 
 
-def write_record(folder: Path, numbers: Numbers) -> None:
-    """Keep numbers in a folder."""
-    (folder / RECORD).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+def write_fingerprint(folder: Path, numbers: Fingerprint) -> None:
+    """Write the fingerprint into a folder."""
+    (folder / FINGERPRINT_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
-def read_record(folder: Path) -> Numbers | None:
-    """The numbers kept in a folder; None if there are none."""
-    path = folder / RECORD
+def read_fingerprint(folder: Path) -> Fingerprint | None:
+    """Return the fingerprint stored in a folder; None if there is none."""
+    path = folder / FINGERPRINT_FILE
     if not path.is_file():
         return None
-    numbers: Numbers = json.loads(path.read_text(encoding="utf-8"))
+    numbers: Fingerprint = json.loads(path.read_text(encoding="utf-8"))
     return numbers
 
 
-def compare_numbers(expected: Numbers, found: Numbers) -> dict[str, float]:
-    """Compare numbers.
+def compare_fingerprints(expected: Fingerprint, found: Fingerprint) -> dict[str, float]:
+    """Compare fingerprints.
 
     Returns:
         Largest difference by output.
 
     Raises:
-        VerificationError: A difference is above `TOLERANCES` or not a number, or an output is missing or of another
-            shape.
+        FingerprintError: A difference exceeds `TOLERANCES` or is NaN, or an output is missing or has another shape.
     """
     differences = {}
     for name, wanted in expected.items():
         shape = found.get(name, {}).get("shape")
         if shape != wanted["shape"]:
-            raise VerificationError(f"{name} should be of shape {wanted['shape']}, got {shape}")
+            raise FingerprintError(f"{name} should be of shape {wanted['shape']}, got {shape}")
         difference = float(np.abs(np.subtract(wanted["values"], found[name]["values"])).max())
         if not difference <= TOLERANCES[name]:
-            raise VerificationError(f"{name} differ by {difference:.1e}, {TOLERANCES[name]:.0e} is allowed")
+            raise FingerprintError(f"{name} differ by {difference:.1e}, {TOLERANCES[name]:.0e} is allowed")
         differences[name] = difference
     return differences
 
 
-def made_up_picture() -> Image.Image:
-    """A picture that is the same on every machine: whole numbers only, ramps and a pattern."""
-    y, x = np.mgrid[: PICTURE_SIZE[0], : PICTURE_SIZE[1]]
+def synthetic_image() -> Image.Image:
+    """Return an image of ramps and a pattern, in integer arithmetic, so it is the same on every machine."""
+    y, x = np.mgrid[: IMAGE_SIZE[0], : IMAGE_SIZE[1]]
     channels = [((3 * (c + 1) * x + 2 * (3 - c) * y) ^ (x * y >> 4)) & 255 for c in range(3)]
     return Image.fromarray(np.stack(channels, -1).astype(np.uint8))

@@ -14,18 +14,18 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import AutoModelForImageSegmentation, AutoModelForObjectDetection
 
 from transformers_detr.backends.registry import exported_files
-from transformers_detr.hub.card_of_trained import own_card
 from transformers_detr.hub.custom_code import add_custom_code
 from transformers_detr.hub.fingerprint import (
-    VerificationError,
+    FingerprintError,
     architecture_of,
-    compare_numbers,
-    load_for_verification,
-    read_record,
-    stock_numbers,
-    verification_numbers,
-    write_record,
+    compare_fingerprints,
+    compute_fingerprint,
+    load_for_fingerprint,
+    read_fingerprint,
+    stock_fingerprint,
+    write_fingerprint,
 )
+from transformers_detr.hub.model_card import model_card
 from transformers_detr.model.configuration_detr import DetrConfig
 
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -139,20 +139,20 @@ def _link(source: Path, path: Path) -> None:
 
 def _verify(source: Path, folder: Path, custom_code: bool) -> list[str]:
     """Compare the folder's numbers with its record, which is made if there is none, and with stock transformers."""
-    model, processor = load_for_verification(folder)
+    model, processor = load_for_fingerprint(folder)
     try:
-        numbers = verification_numbers(model, processor)
-    except VerificationError as error:
+        numbers = compute_fingerprint(model, processor)
+    except FingerprintError as error:
         raise PublishingError(f"{source}: {error}") from error
-    record = read_record(folder)
+    record = read_fingerprint(folder)
     if record is None:
         record = numbers
-        write_record(folder, record)
+        write_fingerprint(folder, record)
     try:
-        compare_numbers(record, numbers)
+        compare_fingerprints(record, numbers)
         if custom_code:
-            compare_numbers(record, verification_numbers(_load_custom(folder), processor))
-    except VerificationError as error:
+            compare_fingerprints(record, compute_fingerprint(_load_custom(folder), processor))
+    except FingerprintError as error:
         raise PublishingError(
             f"{source}: the model does not give the numbers in verification.json ({error}); if it was changed on"
             " purpose, delete that file, and a new one is made"
@@ -174,7 +174,7 @@ def _load_custom(folder: Path) -> Any:
 
 def _stock_problem(folder: Path, processor: Any, record: Any) -> str | None:
     try:
-        compare_numbers(record, stock_numbers(folder, processor))
+        compare_fingerprints(record, stock_fingerprint(folder, processor))
     except Exception as error:
         # Whatever stock transformers makes of a backbone or a setting that it does not know.
         return next(iter(str(error).splitlines()), type(error).__name__)
@@ -187,7 +187,7 @@ def _write_card(folder: Path, repository: str, card: str | None, custom_code: bo
     if path.exists():
         card = path.read_text(encoding="utf-8")
     elif card is None:
-        card = own_card(DetrConfig.from_pretrained(folder), repository, custom_code)
+        card = model_card(DetrConfig.from_pretrained(folder), repository, custom_code)
     results = folder / "evaluation" / "model_index.json"
     if results.exists():
         card = with_results(card, json.loads(results.read_text(encoding="utf-8")), repository)

@@ -1,33 +1,34 @@
-"""The card of the bundled model; every number comes from what was stored when it was made."""
+"""Card of the bundled model, rendered from the metrics stored with it."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
 from transformers_detr.hub.bundled_model import FOLDER, MEASURED, NAME
-from transformers_detr.hub.card_rendering import render
+from transformers_detr.hub.model_card import render_card
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
 TASK = "object-detection"
 
 EVALUATE = f"detr evaluate --model {NAME} --data scenes/held --output evaluation"
-"""The command that gives the numbers again, after that which paints the scenes."""
+"""Command that reproduces the metrics, on scenes of `detr scenes`."""
 
 
 def bundled_card(measured: dict[str, Any] | None = None) -> str:
     """Return the card of the bundled model.
 
     Args:
-        measured: What was measured, as `MEASURED` holds it; if not given, that file.
+        measured: Metrics in the format of the file `MEASURED`, by default that file.
     """
     values = json.loads(MEASURED.read_text(encoding="utf-8")) if measured is None else measured
     config = DetrConfig.from_pretrained(FOLDER)
-    return render(
-        "bundled.md.jinja",
+    return render_card(
+        "bundled_card.md.jinja",
         {
             "license": "apache-2.0",
             "pipeline_tag": TASK,
@@ -35,6 +36,7 @@ def bundled_card(measured: dict[str, Any] | None = None) -> str:
             "model_name": NAME,
             "eval_results": [_eval_result(name, value) for name, value in values["held_out"].items()],
         },
+        [Path(__file__).parent],
         title=NAME,
         task=TASK,
         repository=NAME,

@@ -1,17 +1,24 @@
-"""The cards of the published checkpoints; every fact comes from `transformers_detr.hub.published_checkpoints`."""
+"""Cards of the published checkpoints, rendered from `transformers_detr.hub.published_checkpoints`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import EvalResult
 
-from transformers_detr.hub.card_rendering import WIDGET_PHOTOS, render
+from transformers_detr.hub.model_card import render_card
 from transformers_detr.hub.published_checkpoints import KNOWN_DETECTIONS_39769, PAPER, TABLE_5, Checkpoint, Source
+
+WIDGET_IMAGES = {
+    "Savanna": "https://huggingface.co/datasets/mishig/sample_images/resolve/main/savanna.jpg",
+    "Football match": "https://huggingface.co/datasets/mishig/sample_images/resolve/main/football-match.jpg",
+    "Airport": "https://huggingface.co/datasets/mishig/sample_images/resolve/main/airport.jpg",
+}
 
 
 class Score(NamedTuple):
-    """A published number: the metric's name, the value in per cent, where it stands."""
+    """Published score: name of the metric, value in per cent, source."""
 
     metric: str
     value: float
@@ -22,9 +29,9 @@ def published_card(checkpoint: Checkpoint, repository: str | None = None, custom
     """Return the card of a published checkpoint.
 
     Args:
-        checkpoint: Which one.
-        repository: Where the card will stand; the snippets load from there. If not given, the published place.
-        custom_code: Whether the files of `model/` are there too.
+        checkpoint: Checkpoint.
+        repository: Hub id of the card's repository, by default the published one.
+        custom_code: The repository contains the files of `model/`.
     """
     task = "image-segmentation" if checkpoint.segmentation else "object-detection"
     metadata = {
@@ -32,13 +39,14 @@ def published_card(checkpoint: Checkpoint, repository: str | None = None, custom
         "pipeline_tag": task,
         "datasets": ["coco"],
         "tags": ["detr", "vision", task],
-        "widget": [{"src": address, "example_title": title} for title, address in WIDGET_PHOTOS.items()],
+        "widget": [{"src": address, "example_title": title} for title, address in WIDGET_IMAGES.items()],
         "model_name": checkpoint.name,
         "eval_results": [_eval_result(score) for score in scores(checkpoint)],
     }
-    return render(
-        "published.md.jinja",
+    return render_card(
+        "published_card.md.jinja",
         metadata,
+        [Path(__file__).parent],
         title=checkpoint.name,
         task=task,
         repository=repository or checkpoint.hub_id,
@@ -52,7 +60,7 @@ def published_card(checkpoint: Checkpoint, repository: str | None = None, custom
 
 
 def scores(checkpoint: Checkpoint) -> list[Score]:
-    """What was published of a checkpoint, in the order of a table."""
+    """Return the published scores of a checkpoint."""
     values = checkpoint.published
     boxes = {
         "box AP": values.box_ap,
