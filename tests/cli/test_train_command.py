@@ -142,7 +142,7 @@ def test_faulty_data_is_named_before_anything_is_trained(written, model, tmp_pat
     refused = run(*command)
     assert refused.exit_code == 1
     assert "scene00.png" in refused.output
-    assert "Repair them, or leave the faulty entries out with clean=True (--clean)" in refused.output
+    assert "Repair the dataset, or leave the faulty entries out with clean=True (--clean)" in refused.output
     cleaned = run(*command, "--clean")
     assert cleaned.exit_code == 0, cleaned.output
     assert "7 images to train on" in cleaned.output

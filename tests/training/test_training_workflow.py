@@ -146,3 +146,8 @@ def test_a_fresh_model_gets_more_steps_to_overfit(start, scenes, tmp_path, monke
 def test_unknown_options_are_refused(scenes):
     with pytest.raises(TypeError, match="mdoel"):
         preview(scenes, mdoel="facebook/detr-resnet-50")
+
+
+def test_an_unreadable_dataset_is_named(start, tmp_path):
+    with pytest.raises(FaultyDatasetError, match="no such file or folder"):
+        train(tmp_path / "none", model=start, output_dir=tmp_path / "run", clean=True)

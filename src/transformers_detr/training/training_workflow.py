@@ -53,10 +53,14 @@ class FaultyDatasetError(DatasetError):
     def __init__(self, report: CheckReport):
         self.report = report
         errors = [finding for finding in report.findings if finding.severity == Severity.ERROR]
-        super().__init__(
-            f"{report.name}: {len(errors)} errors, the first: {errors[0]}. "
-            "Repair them, or leave the faulty entries out with clean=True (--clean)."
-        )
+        message = str(errors[0])
+        if report.dataset is not None:
+            count = "1 error" if len(errors) == 1 else f"{len(errors)} errors, the first"
+            message = (
+                f"{report.name}: {count}: {message}. "
+                "Repair the dataset, or leave the faulty entries out with clean=True (--clean)."
+            )
+        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -323,6 +327,7 @@ def _prepare(dataset: str | Path | DetectionDataset, options: TrainingOptions, n
     note = _Notes(notify)
     checked = _checked_dataset(dataset, options.clean, options.seed, note)
     set_seed(options.seed)
+    note(f"Loading {options.model}.")
     weights = None if options.backbone_weights is None else Path(options.backbone_weights)
     setup = set_up_model(str(options.model), checked, options.size, options.queries, weights, options.masks)
     for message in setup.notes:
@@ -330,7 +335,7 @@ def _prepare(dataset: str | Path | DetectionDataset, options: TrainingOptions, n
     for message in setup.warnings:
         note(f"Warning: {message}")
     loggers = [name for name in ("tensorboard",) if importlib.util.find_spec(name)]
-    arguments = {"per_device_train_batch_size": 4, "report_to": loggers or "none", "disable_tqdm": True}
+    arguments: dict[str, Any] = {"per_device_train_batch_size": 4, "report_to": loggers or "none", "disable_tqdm": True}
     arguments |= setup.training | fields
     per_epoch = max(len(checked.split("train")) // arguments["per_device_train_batch_size"], 1)
     arguments.setdefault("logging_steps", min(per_epoch, LOGGING_STEPS))
@@ -343,6 +348,7 @@ def _checked_dataset(source: str | Path | DetectionDataset, clean: bool, seed: i
     Raises:
         FaultyDatasetError: The dataset has errors and `clean` is not set.
     """
+    note(f"Checking {source.name if isinstance(source, DetectionDataset) else source}.")
     report = check_dataset(source, quick=True, num_queries=UNLIMITED_QUERIES)
     if report.dataset is None or (report.count(Severity.ERROR) and not clean):
         raise FaultyDatasetError(report)
