@@ -48,7 +48,7 @@ class ClassPrecision:
     Attributes:
         objects: Objects of the class that are not crowds.
         ap: AP averaged over the IoU thresholds 0.50, 0.55 … 0.95; `ap50` and `ap75` at one of them.
-        ap_small: AP of small objects alone; `ap_medium` and `ap_large` likewise.
+        ap_small: AP of small objects; `ap_medium` and `ap_large`: AP of medium and large ones.
         recall: Recall averaged over the IoU thresholds.
     """
 
@@ -132,7 +132,7 @@ def score_detections(
 def _object(number: int, annotation: CocoAnnotation) -> dict[str, Any]:
     """An annotation as the library wants it.
 
-    Ids are given anew, from 1: as in pycocotools an id of 0 would be taken for "not matched".
+    Ids are renumbered from 1: pycocotools takes the id 0 for "not matched".
     """
     _, _, width, height = annotation["bbox"]
     return {"area": width * height, "iscrowd": 0, **annotation, "id": number}
@@ -172,7 +172,7 @@ def _detections(
 
 
 def _shapes(prediction: ImagePrediction, kind: Kind) -> Iterator[dict[str, Any]]:
-    """Outline and area of each detection; a mask has its own area, not that of its box."""
+    """Outline and area of each detection; the area of a mask, not of its box, where there is one."""
     if kind == "bbox":
         areas = prediction.boxes_xywh[:, 2] * prediction.boxes_xywh[:, 3]
         for box, area in zip(prediction.boxes_xywh.tolist(), areas.tolist(), strict=True):

@@ -33,7 +33,7 @@ class DetectionMetrics:
         self._predictions: dict[int, ImagePrediction] = {}
 
     def __call__(self, prediction: Any, compute_result: bool = True) -> dict[str, float]:
-        """Take in a batch; with `compute_result`, give COCO's twelve numbers and begin anew.
+        """Add a batch; with `compute_result`, return COCO's twelve numbers and reset.
 
         Args:
             prediction: `predictions` hold the model's outputs, the first two three-dimensional ones of which are
@@ -61,7 +61,7 @@ class DetectionMetrics:
         self._predictions |= dict(zip(ids, read_outputs(outputs, ids, sizes), strict=True))
 
     def compute(self) -> dict[str, float]:
-        """COCO's twelve numbers over all images of all processes; then begin anew."""
+        """Return COCO's twelve numbers over all images of all processes, and reset."""
         predictions = gather_predictions(self._predictions.values())
         self._predictions = {}
         return score_detections(self.ground_truth, predictions, max_detections=self.max_detections).summary

@@ -66,7 +66,7 @@ def select_data(
 
     Raises:
         DatasetError: The dataset cannot be read, lacks the split, or has a class that `class_names` lacks.
-        TypeError: `data` is neither of these.
+        TypeError: `data` has another type.
         ValueError: `data` is a split, and `split` names another one.
     """
     if isinstance(data, DetectionDataset):

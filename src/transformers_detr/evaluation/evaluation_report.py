@@ -40,11 +40,11 @@ MISSED_COLOR, FALSE_COLOR = 3, 1
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture of one image's mistakes."""
+    """Drawing of the errors in one image."""
 
     file_name: str
     caption: str
-    picture: Image.Image
+    drawing: Image.Image
 
 
 def write_report(
@@ -61,14 +61,14 @@ def write_report(
     Without matplotlib the page has no charts; `can_draw_charts` tells.
 
     Args:
-        folder: Where to; made if it is missing.
-        evaluation: What was measured.
+        folder: Folder to write to; created if missing.
+        evaluation: The numbers.
         title: Heading of the page.
         settings: How it was measured: model, data, command …; shown and stored.
-        threshold: Score from which on detections enter the confusion matrix and count as mistakes; if not given,
-            that of the best F1.
+        threshold: Score from which on detections enter the confusion matrix and count as errors; if not given,
+            the threshold with the best F1.
         comparison: With published numbers.
-        load_image: Image id → picture; without it no mistakes are drawn.
+        load_image: Returns the image of an id; without it, no errors are drawn.
 
     Returns:
         Path of the page.
@@ -89,7 +89,7 @@ def write_report(
         _write_csv(files / "per_class.csv", list(classes[0]), [list(row.values()) for row in classes])
         _write_csv(files / "confusion_matrix.csv", ["truth \\ detected", *names, "missed"], rows)
         if tiles:
-            contact_sheet([tile.picture for tile in tiles]).save(files / "worst_images.jpg", quality=88)
+            contact_sheet([tile.drawing for tile in tiles]).save(files / "worst_images.jpg", quality=88)
         _write(files / PAGE, _page(evaluation, title, settings, threshold, comparison, classes, confusion, tiles))
     return folder / PAGE
 
@@ -122,8 +122,8 @@ def _tiles(evaluation: Evaluation, threshold: float, load_image: Callable[[int],
         except (OSError, ValueError):
             continue  # predictions can be scored where the images are not
         caption = f"{files[image_id]}: {len(errors.missed)} missed, {len(errors.false_alarms)} false"
-        picture = _draw_errors(image, errors, names)
-        tiles.append(Tile(files[image_id], caption, picture))
+        drawing = _draw_errors(image, errors, names)
+        tiles.append(Tile(files[image_id], caption, drawing))
     return tiles
 
 
@@ -171,7 +171,7 @@ def _page(
         panoptic=panoptic and [("All", panoptic.all), ("Things", panoptic.things), ("Stuff", panoptic.stuff)],
         published=comparison,
         charts=_charts(evaluation, threshold, confusion, [row["name"] for row in classes]),
-        tiles=[{"alt": tile.caption, "caption": tile.caption, "src": jpeg_url(tile.picture)} for tile in tiles],
+        tiles=[{"alt": tile.caption, "caption": tile.caption, "src": jpeg_url(tile.drawing)} for tile in tiles],
         threshold=threshold,
         settings=settings,
     )

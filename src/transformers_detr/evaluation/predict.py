@@ -40,10 +40,10 @@ class EvaluationImage(Protocol):
 
     @property
     def width(self) -> int:
-        """Width likewise."""
+        """Width in pixels."""
 
     def load_image(self) -> Image.Image:
-        """The upright image; OSError or ValueError if it cannot be had."""
+        """The upright image; OSError or ValueError if it cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)

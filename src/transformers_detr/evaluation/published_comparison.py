@@ -62,7 +62,7 @@ def compare_with_published(evaluation: Evaluation, model: str, padding: str) -> 
     images = len(evaluation.ground_truth["images"])
     if images != COCO_VAL2017_IMAGES:
         notes.append(
-            f"These are {images} images, not the {COCO_VAL2017_IMAGES} of COCO val2017: so the numbers cannot be "
+            f"The dataset has {images} images, not the {COCO_VAL2017_IMAGES} of COCO val2017: the numbers cannot be "
             "compared directly."
         )
     if checkpoint.dilation:

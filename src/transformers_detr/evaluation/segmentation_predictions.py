@@ -32,7 +32,7 @@ class PanopticTruth:
     Attributes:
         categories: The classes, ids being class ids of the model.
         annotations: COCO's entry of each image, by image id.
-        folder: Where the pictures of ids lie.
+        folder: Folder of the ID images.
     """
 
     categories: list[CocoCategory]
@@ -41,7 +41,7 @@ class PanopticTruth:
 
 
 def read_panoptic_truth(path: Path, label_of: Mapping[str, int]) -> PanopticTruth:
-    """Read COCO's panoptic annotations; the pictures lie in the folder of the same name beside the file.
+    """Read COCO's panoptic annotations; the ID images lie in the folder of the same name beside the file.
 
     Args:
         path: The JSON file.
@@ -74,7 +74,7 @@ def segmentations(outputs: Any, batch: PreparedBatch, folder: Path, stuff: Colle
     Args:
         outputs: Has `logits`, `pred_boxes` and `pred_masks`.
         batch: What the model was given.
-        folder: Where the pictures of segment ids go.
+        folder: Folder for the images of segment ids.
         stuff: Class ids of which an image has one segment each.
     """
     sizes = [(image.height, image.width) for image in batch.images]
@@ -85,8 +85,8 @@ def segmentations(outputs: Any, batch: PreparedBatch, folder: Path, stuff: Colle
     for prediction, found, parts in zip(detections(outputs, batch), masked, segments, strict=True):
         if prediction.error is None:
             file_name = f"{prediction.image_id}.png"
-            picture, entry = segments_to_coco(parts, prediction.image_id, file_name)
-            Image.fromarray(picture).save(folder / file_name)
+            id_image, entry = segments_to_coco(parts, prediction.image_id, file_name)
+            Image.fromarray(id_image).save(folder / file_name)
             info = [{"id": s["id"], "category_id": s["category_id"]} for s in entry["segments_info"]]
             masks = _run_length_codes(found["masks"].cpu().numpy())
             prediction = replace(prediction, masks=masks, panoptic=PanopticFile(file_name, info))
@@ -103,7 +103,7 @@ def score_panoptic(truth: PanopticTruth, predictions: Iterable[ImagePrediction],
     Args:
         truth: The true segments.
         predictions: With `panoptic` set where segments were predicted.
-        folder: Where the pictures of predicted ids lie.
+        folder: Folder of the predicted ID images.
 
     Raises:
         ValueError: A prediction does not fit its image; see `count_segments`.
@@ -161,10 +161,10 @@ def measure_panoptic(
 
 
 def load_map(image_id: int, file_name: str, segments_info: Iterable[Mapping[str, Any]], folder: Path) -> PanopticMap:
-    """Read a picture of segment ids with what its annotation says of them."""
+    """Read an image of segment ids with their classes."""
     segments = list(segments_info)
-    with Image.open(folder / file_name) as picture:
-        ids = rgb_to_ids(np.asarray(picture.convert("RGB")))
+    with Image.open(folder / file_name) as id_image:
+        ids = rgb_to_ids(np.asarray(id_image.convert("RGB")))
     crowds = frozenset(segment["id"] for segment in segments if segment.get("iscrowd", 0))
     return PanopticMap(image_id, ids, {segment["id"]: segment["category_id"] for segment in segments}, crowds)
 
