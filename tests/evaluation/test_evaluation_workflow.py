@@ -165,3 +165,34 @@ def test_other_types_are_refused(scenes):
         evaluate(torch.nn.Linear(1, 1), scenes)
     with pytest.raises(TypeError, match="one of its splits, got list"):
         evaluate(model, [], image_processor=image_processor)
+
+
+class Split(tuple):
+    """The images of a split that knows its dataset and its name."""
+
+    dataset = None
+    name = "train"
+
+
+def test_a_split_of_a_dataset_is_taken_as_it_is(result, folder, scenes):
+    split = Split(open_dataset(scenes).split("train"))
+    split.dataset = open_dataset(scenes)
+    assert evaluate(folder, split).summary == pytest.approx(result.summary, abs=1e-9, nan_ok=True)
+    few = Split(split[:2])
+    few.dataset = split.dataset
+    assert [image.id for image in evaluate(folder, few).data.images] == [image.id for image in split[:2]]
+    with pytest.raises(ValueError, match="data is the split 'train'"):
+        evaluate(folder, split, split="val")
+
+
+def test_a_threshold_of_the_predictions_is_noted(folder, scenes, tmp_path):
+    evaluate(folder, scenes, output_dir=tmp_path)
+    file = tmp_path / "predictions.jsonl"
+    first, *lines = file.read_text().splitlines(keepends=True)
+    for threshold, notes in ((0.5, 1), (0, 0)):
+        header = json.loads(first)
+        header["settings"]["threshold"] = threshold
+        file.write_text(json.dumps(header) + "\n" + "".join(lines))
+        seen = evaluate(predictions=file, data=scenes).notes
+        assert len(seen) == notes
+        assert all("threshold 0.5" in note for note in seen)
