@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from transformers_detr.inference.detections import Detections
-from transformers_detr.visualization.annotate import class_color
+from transformers_detr.visualization.palette import class_color
 
 
 def made(boxes=((-0.4, 1.15, 39.73, 27.9), (10.0, 5.5, 20.25, 15.75)), scores=(0.9, 0.99), labels=(2, 0)):

@@ -12,7 +12,7 @@ from PIL import Image
 from serving.conftest import png, running
 from transformers_detr.explanation.attention import image_attention
 from transformers_detr.serving.limits import Limits
-from transformers_detr.visualization.annotate import class_color
+from transformers_detr.visualization.palette import class_color
 
 
 def assert_same(responses, expected):

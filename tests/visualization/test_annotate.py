@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageColor
 
 from transformers_detr.visualization import annotate
-from transformers_detr.visualization.annotate import class_color, draw_boxes, draw_segments
+from transformers_detr.visualization.annotate import draw_boxes, draw_segments
+from transformers_detr.visualization.palette import class_color
 
 GRAY = (90, 91, 92)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from transformers_detr.visualization import fonts
-from transformers_detr.visualization.fonts import line_of
+from transformers_detr.visualization.fonts import fit_line
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def dejavu():
 def written(line):
     """Where the ink of a line lies, written at (20, 30)."""
     canvas = Image.new("L", (600, 100))
-    line.write(ImageDraw.Draw(canvas), 20, 30, 255)
+    line.draw(ImageDraw.Draw(canvas), 20, 30, 255)
     rows, columns = np.nonzero(np.asarray(canvas))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
 @pytest.mark.parametrize("text", ["cat 0.98", "jüngste Möwe", "человек 0.98", "قطة 0.98", "ชาย cat человек"])
 def test_ink_lies_within_the_extent(text):
-    line = line_of(text, 24)
+    line = fit_line(text, 24)
     left, top, right, bottom = written(line)
     assert left >= 20
     assert top >= 30
@@ -47,17 +47,17 @@ def test_ink_lies_within_the_extent(text):
 
 
 def test_too_long_a_text_is_cut():
-    whole = line_of("refrigerator 0.98", 20)
-    cut = line_of("refrigerator 0.98", 20, 60)
+    whole = fit_line("refrigerator 0.98", 20)
+    cut = fit_line("refrigerator 0.98", 20, 60)
     assert cut.text.endswith("…")
     assert "refrigerator".startswith(cut.text[:-1])
     assert cut.right - cut.left <= 60 < whole.right - whole.left
-    assert not line_of("refrigerator 0.98", 20, 5).runs
-    assert not line_of("", 20).runs
+    assert not fit_line("refrigerator 0.98", 20, 5).runs
+    assert not fit_line("", 20).runs
 
 
 def test_lines_of_a_size_are_equally_high():
-    heights = {line_of(text, 20).bottom - line_of(text, 20).top for text in ("a", "cat", "dog", "A", "y")}
+    heights = {fit_line(text, 20).bottom - fit_line(text, 20).top for text in ("a", "cat", "dog", "A", "y")}
     assert len(heights) == 1
 
 
@@ -84,12 +84,12 @@ def test_scripts_that_no_one_font_knows_share_a_line(monkeypatch, no_memory):
 def test_machine_without_fonts_says_what_it_lacks_once(monkeypatch, no_memory, caplog):
     monkeypatch.setattr(fonts, "_installed_fonts", lambda: ())
     with caplog.at_level(logging.WARNING):
-        line_of("word 0.98", 20)
+        fit_line("word 0.98", 20)
         assert not caplog.records
-        line_of("椅子 0.98", 20)
-        line_of("椅子 0.97", 20)
+        fit_line("椅子 0.98", 20)
+        fit_line("椅子 0.97", 20)
     (record,) = caplog.records
-    assert "has the characters 子 椅;" in record.getMessage()
+    assert "glyphs for 子 椅;" in record.getMessage()
 
 
 def test_unreadable_font_file_is_passed_over(tmp_path, monkeypatch, no_memory):

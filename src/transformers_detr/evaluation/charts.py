@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from transformers_detr.evaluation.average_precision import AveragePrecision
 from transformers_detr.evaluation.operating_points import Curve, OperatingPoint
+from transformers_detr.visualization.palette import BLUE, VERMILION
 
-RIGHT, WRONG, NEUTRAL = "#0072B2", "#D55E00", "#8a8a8a"
-"""Okabe and Ito's blue and vermilion, told apart under every common color blindness."""
+RIGHT, WRONG, NEUTRAL = BLUE, VERMILION, "#8a8a8a"
+"""Colors of charts, distinguishable under common color blindness."""
 
 MOST_LABELED_CLASSES = 8
 """With more classes than this their curves are not told apart."""

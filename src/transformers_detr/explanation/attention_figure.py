@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from transformers_detr.inference.detections import Detections
 from transformers_detr.visualization.annotate import draw_boxes
-from transformers_detr.visualization.fonts import line_of
+from transformers_detr.visualization.fonts import fit_line
 
 WIDTH = 1640
 MARGIN = 40
@@ -159,9 +159,9 @@ def _mark(image: Image.Image, point_xy: tuple[float, float], text: str) -> None:
     left, top, right, bottom = disc = _disc(point_xy, image.size)
     draw = ImageDraw.Draw(image)
     draw.ellipse(disc, fill="white", outline="black", width=2)
-    line = line_of(text, SMALL)
+    line = fit_line(text, SMALL)
     x, y = (left + right - line.right + line.left) / 2, (top + bottom - line.bottom + line.top) / 2
-    line.write(draw, x, y, INK)
+    line.draw(draw, x, y, INK)
 
 
 def _disc(point_xy: tuple[float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -174,24 +174,24 @@ def _disc(point_xy: tuple[float, float], size: tuple[int, int]) -> tuple[int, in
 
 def _legend(width: int) -> Image.Image:
     """Draw the color scale with its meaning."""
-    line = line_of("no attention", SMALL)
-    most = line_of("most; each map is the mean over the heads, scaled to its maximum", SMALL)
+    line = fit_line("no attention", SMALL)
+    most = fit_line("most; each map is the mean over the heads, scaled to its maximum", SMALL)
     height = math.ceil(line.bottom - line.top) + 4
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
-    line.write(draw, 0, 2, SOFT)
+    line.draw(draw, 0, 2, SOFT)
     begin = math.ceil(line.right - line.left) + 12
     ramp = _colors(np.tile(np.linspace(0, 1, 240), (height, 1))).astype(np.uint8)
     strip.paste(Image.fromarray(ramp), (begin, 0))
-    most.write(draw, begin + 240 + 12, 2, SOFT)
+    most.draw(draw, begin + 240 + 12, 2, SOFT)
     return strip
 
 
 def _line(text: str, size: int, width: int, ink: tuple[int, int, int] = INK) -> Image.Image:
     """A line of text as an image as wide as it needs."""
-    line = line_of(text, size, width)
+    line = fit_line(text, size, width)
     image = Image.new("RGB", (width, max(1, math.ceil(line.bottom - line.top))), "white")
-    line.write(ImageDraw.Draw(image), 0, 0, ink)
+    line.draw(ImageDraw.Draw(image), 0, 0, ink)
     return image
 
 

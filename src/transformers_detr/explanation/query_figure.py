@@ -13,11 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from transformers_detr.visualization.palette import BLUE, GREEN, VERMILION
+
 SMALL = 0.05
 """Part of the image's area below which a box counts as small."""
 
-KINDS = {"small": "#009E73", "wide": "#D55E00", "tall": "#0072B2"}
-"""Colors of Okabe and Ito, distinguishable under common color blindness."""
+KINDS = {"small": GREEN, "wide": VERMILION, "tall": BLUE}
 
 GAP = 0.12
 MAX_POINTS = 2000

@@ -16,7 +16,7 @@ from transformers_detr.explanation.attention import ImageAttention
 from transformers_detr.inference.detections import Detections
 from transformers_detr.inference.segments import Segments
 from transformers_detr.model.postprocessing_detr import EVERY_QUERY, post_process_object_detection
-from transformers_detr.visualization.annotate import class_color
+from transformers_detr.visualization.palette import class_color
 
 _PNG_COMPRESS_LEVEL = 1
 """Fastest level: masks are nearly as small, and encoding must not take longer than inference."""

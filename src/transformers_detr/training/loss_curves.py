@@ -11,8 +11,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from transformers_detr.evaluation.charts import RIGHT, WRONG, legend, plain, svg_text, thinned
+from transformers_detr.visualization.palette import GREEN, ORANGE, PURPLE, SKY_BLUE
 
-COLORS = (RIGHT, WRONG, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
+COLORS = (RIGHT, WRONG, GREEN, PURPLE, ORANGE, SKY_BLUE, "black")
 """Okabe and Ito's palette, distinguishable with every common color blindness."""
 
 WINDOW = 25

@@ -1,4 +1,4 @@
-"""Draw boxes or segments with their captions on a picture."""
+"""Draw boxes or segments with captions on an image."""
 
 from __future__ import annotations
 
@@ -8,39 +8,18 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
-from transformers_detr.visualization.fonts import Line, line_of
+from transformers_detr.visualization.fonts import Line, fit_line
+from transformers_detr.visualization.palette import Rgb, class_color
 
-# Okabe and Ito's palette, told apart under every common color blindness, without its black.
-_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
-# Past the palette the same hues come back, mixed with white, then with black.
-_SHADES = (("#FFFFFF", 0.0), ("#FFFFFF", 0.5), ("#000000", 0.3))
-
-_SMALLEST_LETTERS = 8
-_LEAST_LINES = 4
+_MIN_FONT_SIZE = 8
+_MIN_LINES = 4
 _TINT = 0.5
 _PLACE_CELLS = 100
 
-Rgb = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 Corners = Sequence[tuple[int, int]]
-
-
-def class_color(label: int) -> Rgb:
-    """Return the color of a class: always the same one, and easy to tell from its neighbors'.
-
-    Args:
-        label: Class id.
-
-    Returns:
-        Red, green and blue, 0 to 255.
-    """
-    shade, hue = divmod(label, len(_PALETTE))
-    other, amount = _SHADES[shade % len(_SHADES)]
-    pairs = zip(ImageColor.getrgb(_PALETTE[hue])[:3], ImageColor.getrgb(other)[:3], strict=True)
-    red, green, blue = (round(own * (1 - amount) + mixed * amount) for own, mixed in pairs)
-    return red, green, blue
 
 
 def draw_boxes(
@@ -51,23 +30,23 @@ def draw_boxes(
     line_width: int | None = None,
     keep_free: Sequence[Rectangle] = (),
 ) -> Image.Image:
-    """Draw captioned boxes on a copy of a picture.
+    """Draw boxes with captions on a copy of an image.
 
-    Line width and letters grow with the picture. A caption sits above its box where there is room that no
+    Line width and font size grow with the image. A caption sits above its box where there is room that no
     other caption has taken, or else where it covers the least of others, and always lies inside the frame; one that
-    is wider than the picture is cut. Pictures of less than 32 pixels, whose captions would hide them, get boxes alone.
+    is wider than the image is cut. Images of less than 32 pixels, whose captions would hide them, get boxes alone.
 
     Args:
-        image: The picture, of any mode.
-        boxes_xyxy_px: `(N, 4)`, left, top, right, bottom in pixels; parts outside the picture are cut off,
+        image: The image, of any mode.
+        boxes_xyxy_px: `(N, 4)`, left, top, right, bottom in pixels; parts outside the image are cut off,
             boxes that lie outside altogether or are not finite are left out.
         captions: N texts, of any script that a font of this machine knows. The first ones lie on top.
         labels: N class ids, which choose the colors.
-        line_width: In pixels. If not given, it follows from the size of the picture.
+        line_width: In pixels. If not given, it follows from the size of the image.
         keep_free: Places (left, top, right, bottom), in pixels, that captions evade as they evade each other.
 
     Returns:
-        An RGB picture of the same size.
+        An RGB image of the same size.
 
     Raises:
         ValueError: The three do not have the same length, or boxes do not have four columns.
@@ -101,22 +80,22 @@ def draw_boxes(
 def draw_segments(
     image: Image.Image, segmentation: ArrayLike, ids: Sequence[int], captions: Sequence[str], labels: Sequence[int]
 ) -> Image.Image:
-    """Lay segments over a copy of a picture: tinted areas, outlines, and captions where a segment is widest.
+    """Draw segments on a copy of an image: tinted areas, outlines, and captions where a segment is widest.
 
     Larger segments get their caption first; one that finds no free place is left out.
 
     Args:
-        image: The picture, of any mode.
+        image: The image, of any mode.
         segmentation: `(H, W)`, the segment id of each pixel.
         ids: N segment ids; pixels with others stay as they are.
         captions: N texts.
         labels: N class ids, which choose the colors.
 
     Returns:
-        An RGB picture of the same size.
+        An RGB image of the same size.
 
     Raises:
-        ValueError: The three do not have the same length, or the map does not have the size of the picture.
+        ValueError: The three do not have the same length, or the map does not have the size of the image.
     """
     segments = np.asarray(segmentation)
     if segments.shape != (image.height, image.width):
@@ -165,17 +144,17 @@ def upright_picture(given: Image.Image | None, kept: Image.Image | None, image_s
     return picture
 
 
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 3, gap: int = 8) -> Image.Image:
-    """Put pictures of one width side by side on white, row by row."""
-    width = max(picture.width for picture in pictures)
-    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
+def contact_sheet(images: Sequence[Image.Image], columns: int = 3, gap: int = 8) -> Image.Image:
+    """Put images of one width side by side on white, row by row."""
+    width = max(image.width for image in images)
+    rows = [images[first : first + columns] for first in range(0, len(images), columns)]
+    heights = [max(image.height for image in row) for row in rows]
     size = (columns * (width + gap) + gap, sum(heights) + (len(rows) + 1) * gap)
     sheet = Image.new("RGB", size, "white")
     top = gap
     for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (gap + column * (width + gap), top))
+        for column, image in enumerate(row):
+            sheet.paste(image, (gap + column * (width + gap), top))
         top += height + gap
     return sheet
 
@@ -223,13 +202,13 @@ def _draw_chips(
         may_overlap: Whether to write those that find no free place.
         keep_free: Places to evade.
     """
-    letters = max(_SMALLEST_LETTERS, round(math.sqrt(canvas.width * canvas.height) / 40))
-    if letters * _LEAST_LINES > min(canvas.size):
-        return  # they would hide the picture
+    letters = max(_MIN_FONT_SIZE, round(math.sqrt(canvas.width * canvas.height) / 40))
+    if letters * _MIN_LINES > min(canvas.size):
+        return  # they would hide the image
     margin = max(1, round(letters / 6))
     chips: list[tuple[Rectangle, Line, Rgb]] = []
     for caption, color, corners in captions:
-        line = line_of(caption, letters, canvas.width - 2 * margin)
+        line = fit_line(caption, letters, canvas.width - 2 * margin)
         chip_size = _chip_size(line, margin)
         if line.runs and chip_size[1] <= canvas.height:
             taken = [*keep_free, *(chip for chip, *_ in chips)]
@@ -242,7 +221,7 @@ def _draw_chips(
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> Rectangle | None:
-    """Return the box's part inside a picture of `size` (width, height), in whole pixels, or None."""
+    """Return the box's part inside an image of `size` (width, height), in whole pixels, or None."""
     width, height = size
     if not np.isfinite(box).all():
         return None
@@ -274,7 +253,7 @@ def _draw_chip(draw: ImageDraw.ImageDraw, chip: Rectangle, line: Line, margin: i
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 128
     left, top, right, bottom = chip
     draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
-    line.write(draw, left + margin, top + margin, (0, 0, 0) if bright else (255, 255, 255))
+    line.draw(draw, left + margin, top + margin, (0, 0, 0) if bright else (255, 255, 255))
 
 
 def _chip_size(line: Line, margin: int) -> tuple[int, int]:

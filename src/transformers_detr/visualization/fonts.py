@@ -1,4 +1,4 @@
-"""Letters on pictures: a line of text in whatever scripts, with fonts of this machine that know them."""
+"""Text rendering with fallback fonts: a line of text in any script that an installed font supports."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Ink = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text, ready to be written.
+    """Line of text, ready to be drawn.
 
     Attributes:
-        runs: Parts of the text with the font of each.
-        left: Of the ink, right of the point where the text begins, in pixels.
-        top: Of the ink, below the base line; negative.
-        right: As `left`.
-        bottom: As `top`.
+        runs: Parts of the text with their fonts.
+        left: Left edge of the ink relative to the start of the text, in pixels.
+        top: Top edge of the ink relative to the base line; negative.
+        right: Right edge, like `left`.
+        bottom: Bottom edge, like `top`.
     """
 
     runs: tuple[tuple[str, ImageFont.FreeTypeFont], ...]
@@ -52,32 +52,32 @@ class Line:
 
     @property
     def text(self) -> str:
-        """The text, as far as it fitted."""
+        """Text that fitted."""
         return "".join(text for text, _ in self.runs)
 
-    def write(self, draw: ImageDraw.ImageDraw, left: float, top: float, ink: Ink) -> None:
-        """Write the line with the upper left corner of its extent at a place."""
+    def draw(self, canvas: ImageDraw.ImageDraw, left: float, top: float, ink: Ink) -> None:
+        """Draw the line with the upper left corner of its extent at a point."""
         x, base = left - self.left, top - self.top
         for text, font in self.runs:
-            draw.text((x, base), text, fill=ink, font=font, anchor="ls")
+            canvas.text((x, base), text, fill=ink, font=font, anchor="ls")
             x += font.getlength(text)
 
 
-def line_of(text: str, size: int, width: float = float("inf")) -> Line:
-    """Set a text as one line.
+def fit_line(text: str, size: int, width: float = float("inf")) -> Line:
+    """Fit a text into one line.
 
-    Where one font knows all of it, that font is taken, first of all Pillow's own; otherwise each part gets a
-    font that knows it. Characters that no font knows show as what the font draws for them, mostly empty boxes, and
-    are named once in a warning of this module's logger. Fonts are looked for where the system and the user keep
-    them, and in matplotlib, which brings DejaVu.
+    If one font has glyphs for the whole text, it is used, preferably Pillow's default font; otherwise each part gets a
+    font that has its glyphs. Characters without a glyph are drawn as the font's replacement, mostly empty boxes, and
+    logged once in a warning. Fonts are searched in the font folders of the system and the user, and in matplotlib,
+    which includes DejaVu.
 
     Args:
         text: Any text; line breaks and the like become spaces.
-        size: Of the letters, in pixels.
-        width: Pixels that the line may take; a longer text is cut and ends in "…", or nothing is left of it.
+        size: Font size in pixels.
+        width: Largest width in pixels; a longer text is truncated with "…", or empty.
 
     Returns:
-        A line at least as high as letters that rise and fall, so that lines of a size look alike.
+        A line at least as high as ascenders and descenders, so that lines of one size have one height.
     """
     whole = " ".join(text.split())[:_LONGEST]
     line = _set(whole, size)
@@ -101,7 +101,7 @@ def _set(text: str, size: int) -> Line:
 
 @functools.lru_cache(maxsize=4096)
 def _parts(text: str) -> tuple[tuple[Path | None, str], ...]:
-    """Divide a text into parts of one font each."""
+    """Split a text into parts of one font each."""
     best = _font_file(text)
     if not _unknown(text, best):
         return ((best, text),) if text else ()
@@ -112,7 +112,7 @@ def _parts(text: str) -> tuple[tuple[Path | None, str], ...]:
 
 
 def _fonts_of_characters(text: str, best: Path | None) -> Iterator[Path | None]:
-    """Yield each character's font; spaces and marks keep that of the character before."""
+    """Yield the font of each character; spaces and marks use that of the previous character."""
     current = best
     for character in text:
         if _is_visible(character):
@@ -122,7 +122,7 @@ def _fonts_of_characters(text: str, best: Path | None) -> Iterator[Path | None]:
 
 @functools.lru_cache(maxsize=4096)
 def _font_file(text: str) -> Path | None:
-    """Return the font that knows the most characters of a text: Pillow's own, None, if it knows them all."""
+    """Return the font with glyphs for most characters of a text; None for Pillow's default font if it has all."""
     best, fewest = None, _unknown(text, None)
     for path in _installed_fonts() if fewest else ():
         unknown = _unknown(text, path)
@@ -152,8 +152,8 @@ def _is_visible(character: str) -> bool:
 def _report(characters: frozenset[str]) -> None:
     if characters:
         logger.warning(
-            "No font of this machine has the characters %s; a font that has them, such as one of the Noto family,"
-            " is found in ~/.fonts and where the system keeps fonts",
+            "No installed font has glyphs for %s; install one that does, such as a font of the Noto family, in the"
+            " system's font folder or in ~/.fonts",
             " ".join(sorted(characters)),
         )
 
@@ -165,7 +165,7 @@ def _font(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(path, size)
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise OSError("this Pillow was built without FreeType, so it cannot write letters of a given size")
+        raise OSError("this Pillow was built without FreeType, so it cannot draw text of a given size")
     return font
 
 
@@ -181,7 +181,7 @@ def _installed_fonts() -> tuple[Path, ...]:
         for folder in folders
         for path in folder.rglob("*")
         if path.suffix.lower() in {".ttf", ".otf", ".ttc"}
-        and not path.name.startswith("LastResort")  # it has a sign for every block of characters, but no letters
+        and not path.name.startswith("LastResort")  # it has one symbol per block of characters, but no letters
     ]
     return tuple(sorted(files, key=_plainness))
 

@@ -1,4 +1,4 @@
-"""From facts and pictures to the text of a page."""
+"""Self-contained HTML pages of reports."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import jinja2
 from PIL import Image
 
 
-def render_page(folder: Path, template: str, **facts: Any) -> str:
-    """Return the text of a page.
+def render_page(folder: Path, template: str, **variables: Any) -> str:
+    """Render a page.
 
     Args:
-        folder: Where the template is; it extends `page.html.jinja` of this folder.
-        template: Its file name.
-        **facts: Its variables.
+        folder: Folder of the template, which extends `page.html.jinja` of this folder.
+        template: File name of the template.
+        **variables: Variables of the template.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]), autoescape=True, trim_blocks=True
     )
     environment.filters |= {"percent": _percent, "signed": _signed, "score": _score, "width": _width}
-    return environment.get_template(template).render(**facts)
+    return environment.get_template(template).render(**variables)
 
 
 def svg_url(svg: str) -> str:
-    """A drawing as the address of an image."""
+    """Return an SVG drawing as a data URL."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def jpeg_url(picture: Image.Image) -> str:
-    """A picture as the address of an image."""
+def jpeg_url(image: Image.Image) -> str:
+    """Return an image as a JPEG data URL."""
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=85)
+    image.save(data, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
