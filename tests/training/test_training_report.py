@@ -1,4 +1,4 @@
-"""The page of a training: curves of what was logged, written as the training goes on, with everything inside."""
+"""HTML page of a training: curves of the log, self-contained, updated during the training."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from training.conftest import TINY
-from transformers_detr import Detector, DetrConfig, DetrForObjectDetection, DetrImageProcessor, train
+from transformers_detr import Detector, DetrConfig, DetrForObjectDetection, DetrImageProcessor, evaluate, train
 from transformers_detr.training import training_workflow
 from transformers_detr.training.overfit_check import OverfitResult
 from transformers_detr.training.training_workflow import FaultyDatasetError, check_overfit, preview
@@ -151,3 +151,10 @@ def test_unknown_options_are_refused(scenes):
 def test_an_unreadable_dataset_is_named(start, tmp_path):
     with pytest.raises(FaultyDatasetError, match="no such file or folder"):
         train(tmp_path / "none", model=start, output_dir=tmp_path / "run", clean=True)
+
+
+def test_evaluate_finds_the_reported_ap_in_the_saved_model(scenes, tmp_path):
+    settings = {**QUICK["settings"], "max_steps": 1}
+    result = train(scenes, model="detr-mobilenetv2-scenes", output_dir=tmp_path, workers=0, settings=settings)
+    assert result.metrics["AP"] > 0.3
+    assert evaluate(result.model, scenes, split="val").summary["AP"] == pytest.approx(result.metrics["AP"], abs=1e-6)

@@ -9,7 +9,7 @@ from transformers_detr.model.frozen_batch_norm_detr import DetrFrozenBatchNorm2d
 
 
 class TrainableBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that learns, followed by the activation that was fused with the frozen one.
+    """Trainable batch norm, followed by the activation that was fused with the frozen one.
 
     Its parameters and buffers bear the names of the frozen form, which its evaluation mode equals.
 
