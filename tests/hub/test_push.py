@@ -77,7 +77,7 @@ def test_round_trip_bit_for_bit(hub, folder):
     pushed = hub.call(push, folder, NAME)
     assert pushed["status"] == 0, pushed
     assert is_complete(hub, folder)
-    assert "left out: .hidden.onnx, checkpoint-1/model.safetensors, optimizer.pt" in pushed["output"]
+    assert "skipped: .hidden.onnx, checkpoint-1/model.safetensors, optimizer.pt" in pushed["output"]
     assert hub.call(load, NAME) == hub.call(load, str(folder))
     assert sorted(path.name for path in folder.iterdir() if path.suffix in (".md", ".py")) == ["export_report.md"]
 

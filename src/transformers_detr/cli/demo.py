@@ -1,4 +1,4 @@
-"""`detr demo`: an unseen scene, its objects and where the model looked for them, without network."""
+"""`detr demo`: detect and explain a generated scene with the bundled model, offline."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ if TYPE_CHECKING:
     from transformers_detr.inference.detections import Detections
 
 SERIES = 2020
-"""Series of scenes that the bundled model was not trained on."""
+"""Seed of scenes that are not in the training data of the bundled model."""
 
 THRESHOLD = 0.7
-"""Detections score above it."""
+"""Minimum score."""
 
-MET = 0.5
-"""A detection and an object that overlap by this IoU belong together in the table."""
+MATCH_IOU = 0.5
+"""Minimum IoU of a detection and the object beside it in the table."""
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; it must not exist.")] = Path(
-        "detr-demo"
-    ),
-    scene: Annotated[int, typer.Option(min=0, metavar="N", help="Which scene to paint; every number is another.")] = 13,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")] = Path("detr-demo"),
+    scene: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the scene.")] = 13,
 ) -> None:
-    """Detect the objects of a generated scene with the bundled model: no network, a few seconds.
+    """Detect the objects of a generated scene with the bundled model, offline and within seconds.
 
-    Writes the scene, the scene with its detections, the detections as JSON, and where the model looked for each.
+    Writes the scene, the annotated scene, the detections as JSON, and an attention figure.
     """
     console = Console()
     with console.status("Loading"):
@@ -44,31 +42,30 @@ def demo(
         from transformers_detr.hub.bundled_model import NAME
         from transformers_detr.inference.detector import Detector
     if output.exists():
-        raise typer.BadParameter(f"{output} exists already; name another folder", param_hint="--output")
+        raise typer.BadParameter(f"{output} exists already; choose another folder", param_hint="--output")
 
-    logging.disable_progress_bar()  # for reading weights, which takes a moment
-    picture = make_scene(SERIES, scene)
+    logging.disable_progress_bar()  # for reading weights
+    generated = make_scene(SERIES, scene)
     detector = Detector.from_pretrained(NAME, device="cpu")
-    detections = detector(picture.image, threshold=THRESHOLD, keep_images=True)
-    explanation = explain(detector, picture.image, threshold=THRESHOLD)
+    detections = detector(generated.image, threshold=THRESHOLD, keep_images=True)
+    explanation = explain(detector, generated.image, threshold=THRESHOLD)
     with atomic_folder(output) as folder:
-        picture.image.save(folder / "scene.png")
+        generated.image.save(folder / "scene.png")
         detections.draw().save(folder / "detections.png")
         explanation.save(folder / "attention.png", f"scene.png · {NAME}")
         answer = json.dumps(detections.to_dict(), indent=2) + "\n"
         (folder / "detections.json").write_text(answer, encoding="utf-8")
 
-    console.print(_table(picture, detections))
+    console.print(_table(generated, detections))
     console.print(
-        f"In [bold]{output}[/]: the scene, its detections as a picture and as JSON, and attention.png, where the model "
-        "looked.\n"
+        f"Written to [bold]{output}[/]: the scene, the annotated scene, the detections as JSON, and attention.png.\n"
         f"Another scene: [bold]detr demo --scene {scene + 1} --output {output}-{scene + 1}[/]\n"
-        "Your own photographs, with weights trained on COCO: [bold]detr detect PHOTO --output detections[/]"
+        "Your own photos, with weights trained on COCO: [bold]detr detect PHOTO --output detections[/]"
     )
 
 
 def _table(scene: Scene, detections: Detections) -> Table:
-    """Detections, best first, each beside the object that it overlaps most, and the objects that none overlaps."""
+    """Return a table of detections by score with the object that each overlaps most, then the missed objects."""
     import torch
 
     from transformers_detr.data.synthetic import CLASS_NAMES
@@ -78,12 +75,12 @@ def _table(scene: Scene, detections: Detections) -> Table:
     truth = torch.tensor([item.box_xyxy_px for item in objects], dtype=torch.float32).reshape(-1, 4)
     overlaps, _ = box_iou(torch.from_numpy(detections.boxes_xyxy_px), truth)  # (N, M)
     table = Table(title=f"{len(detections)} detections, {len(objects)} objects", title_justify="left")
-    for heading in ("found", "score", "truth", "IoU"):
+    for heading in ("detected", "score", "ground truth", "IoU"):
         table.add_column(heading)
     missed = set(range(len(objects)))
     for index in detections.scores.argsort()[::-1]:
         overlap, nearest = overlaps[index].max(0) if objects else (torch.tensor(0.0), torch.tensor(-1))
-        met = float(overlap) >= MET
+        met = float(overlap) >= MATCH_IOU
         missed -= {int(nearest)} if met else set()
         actual = CLASS_NAMES[objects[int(nearest)].label] if met else "nothing"
         table.add_row(detections.labels[index], f"{detections.scores[index]:.2f}", actual, f"{overlap:.2f}")

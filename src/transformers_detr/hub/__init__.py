@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: loading, published checkpoints, the bundled model, custom code, push, model cards."""
+"""Hugging Face Hub: loading, published checkpoints, bundled model, custom code, push, model cards."""

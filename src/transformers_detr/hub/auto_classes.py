@@ -1,13 +1,13 @@
-"""Make the `Auto*` classes of transformers return the classes of this package, on request."""
+"""Registration of this package's classes with the `Auto*` classes of Transformers."""
 
 from __future__ import annotations
 
 
 def use_for_auto() -> None:
-    """From now on, `AutoModelForObjectDetection`, `pipeline` and the like use this package for DETR.
+    """Make `AutoModelForObjectDetection`, `pipeline` and the other `Auto*` classes use this package for DETR.
 
-    Holds for this process, replaces the classes inside transformers, and may be called again. Nothing is
-    registered by importing the package.
+    This replaces the classes inside Transformers for this process, and may be called again. Importing the package
+    alone registers nothing.
     """
     from transformers import (
         AutoConfig,

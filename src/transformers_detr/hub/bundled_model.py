@@ -1,19 +1,19 @@
-"""The bundled model: a small DETR for generated scenes, which works without network."""
+"""Bundled model: a small DETR for generated scenes that works offline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 NAME = "detr-mobilenetv2-scenes"
-"""The name that means it wherever a model is named; on the Hub no name is without an owner."""
+"""Name of the bundled model in commands and `from_pretrained`. Names on the Hub have an owner, so none is equal."""
 
 FOLDER = Path(__file__).with_name("bundled_models") / NAME
-"""Configuration, weights in half precision, image processor, and what was measured."""
+"""Folder with configuration, weights in half precision, image processor and metrics."""
 
 MEASURED = FOLDER / "measured.json"
-"""The average precision on unseen scenes, and the stages of the training with their curves."""
+"""File with the average precision on held-out scenes, and the training stages with their curves."""
 
 
 def bundled_folder(name: str) -> str:
-    """The folder of the bundled model if that is what a name means, else the name itself."""
+    """Return the folder of the bundled model if it is named, else the name itself."""
     return str(FOLDER) if name == NAME else name

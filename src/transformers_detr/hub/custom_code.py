@@ -1,7 +1,7 @@
-"""Custom code: a folder that carries the files of `model/` loads where this package is not installed.
+"""Custom code: a folder with the files of `model/` loads where this package is not installed.
 
 `AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True)` then runs these files; without the flag
-stock transformers loads the same folder with its own classes.
+stock Transformers loads the same folder with its own classes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from transformers_detr import model as hub_set
 
 CODE_FILES = sorted(Path(str(hub_set.__file__)).parent.glob("*_detr.py"))
-"""The files of `model/`, which travel together."""
+"""Files of `model/`, to be copied together."""
 
-# Architecture in config.json → the Auto* classes that load such a folder, and what they return.
+# Architecture in config.json → Auto* classes that load it, and the classes they return.
 _MODELS = {
     "DetrModel": {"AutoModel": "modeling_detr.DetrModel"},
     "DetrForObjectDetection": {
@@ -33,18 +33,18 @@ _IMAGE_PROCESSOR = {"AutoImageProcessor": "image_processing_detr.DetrImageProces
 
 
 def add_custom_code(folder: str | Path) -> list[str]:
-    """Put the code into a folder that `save_pretrained` or `conversion/` wrote, and name it in both configurations.
+    """Copy the code into a folder written by `save_pretrained`, and reference it in both configurations (`auto_map`).
 
-    `register_for_auto_class` does the same for what is saved later; this one changes nothing in the process.
+    Unlike `register_for_auto_class`, this changes nothing in the process.
 
     Args:
-        folder: With `config.json`, and `preprocessor_config.json` if there is an image processor.
+        folder: Folder with `config.json` and optionally `preprocessor_config.json`.
 
     Returns:
         Names of the files written or changed.
 
     Raises:
-        ValueError: There is no `config.json`, or it is not that of a DETR model.
+        ValueError: `config.json` is missing, or not of a DETR model.
     """
     folder = Path(folder)
     path = folder / "config.json"

@@ -24,7 +24,7 @@ from transformers_detr.hub.staging import PublishingError, Staged, is_weights, s
 
 
 class Change(StrEnum):
-    """What an upload does to a file."""
+    """Change of a file by an upload."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -34,7 +34,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file of the repository, its size in bytes (of the new one, if there is one) and what happens to it."""
+    """File of the repository with its size in bytes (after the upload) and its change."""
 
     path: str
     size: int
@@ -43,15 +43,15 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """An upload that has been prepared but not begun.
+    """Prepared upload.
 
     Attributes:
         repository: Hub id.
-        exists: Whether it is there already.
-        is_private: Whether, if it is there, it is private.
-        commit: What it was compared with; None if there is nothing.
-        files: What happens to each file; those that only the repository has and that stay are not listed.
-        staged: The folder to upload, with notes and the files that are left out.
+        exists: The repository exists.
+        is_private: The repository exists and is private.
+        commit: Commit that the files were compared with; None for a new repository.
+        files: Files with their changes, without files that only the repository has and that stay.
+        staged: Folder to upload, with notes and skipped files.
     """
 
     repository: str
@@ -63,15 +63,15 @@ class Plan:
 
     @property
     def changes(self) -> list[PlannedFile]:
-        """The files that are not the same."""
+        """Files that change."""
         return [file for file in self.files if file.change != Change.SAME]
 
 
 @contextmanager
 def plan_upload(source: Path, repository: str, custom_code: bool = False) -> Iterator[Plan]:
-    """Prepare an upload: gather the files, verify that they load and give their numbers, compare with the Hub.
+    """Prepare an upload: collect the files, verify that they load with the same outputs, compare with the Hub.
 
-    Nothing is changed on the Hub. The plan holds while the context lasts.
+    Nothing is changed on the Hub. The plan is valid inside the context.
 
     Args:
         source: The model's folder; it is not changed.
@@ -120,7 +120,7 @@ def compare(folder: Path, there: list[RepoFile]) -> list[PlannedFile]:
 
 
 def upload(plan: Plan, private: bool = False, create_pr: bool = False) -> CommitInfo | None:
-    """Carry a plan out, in one commit: the repository holds all of it or what it held before.
+    """Upload the changes of a plan in one commit.
 
     Args:
         plan: From `plan_upload`, within its context.
@@ -180,7 +180,7 @@ def _is_same(path: Path, known: RepoFile) -> bool:
 
 @contextmanager
 def _explained(repository: str, otherwise: str) -> Iterator[None]:
-    """Turn whatever the client raises into one message that says what to do; `otherwise`, where nothing is known."""
+    """Turn errors of the client into a message that says what to do; `otherwise` is that of unknown errors."""
     try:
         yield
     except HFValidationError as error:
@@ -190,10 +190,10 @@ def _explained(repository: str, otherwise: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         reason = _REASONS.get(error.response.status_code, otherwise)
         raise PublishingError(f"{repository}: {reason.format(error=_first_line(error))}") from error
-    except ValueError as error:  # what the Hub says about the card
+    except ValueError as error:  # the Hub rejects the card
         raise PublishingError(f"{repository}: {error}") from error
     except Exception as error:
-        # The client's HTTP library, which is another in each of its major versions, has errors of its own.
+        # Each major version of the client uses another HTTP library, with its own errors.
         raise PublishingError(f"{repository}: {otherwise.format(error=_first_line(error))}") from error
 
 

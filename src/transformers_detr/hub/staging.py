@@ -1,4 +1,4 @@
-"""A model's folder as it will stand on the Hub: the files that travel, and those that are made for it."""
+"""Staging: prepare and verify the folder to upload, with model card and fingerprint."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OTHERS = (
     "evaluation/model_index.json",
     "evaluation/*.csv",
 )
-"""What travels beside the weights: configurations, card, exports, results of `detr evaluate` in `evaluation/`."""
+"""Files to upload beside the weights: configurations, card, exports, results of `detr evaluate` in `evaluation/`."""
 
 
 class PublishingError(Exception):
@@ -57,12 +57,12 @@ class PublishingError(Exception):
 
 @dataclass(frozen=True)
 class Staged:
-    """A folder that is ready to be uploaded.
+    """Folder that is ready for upload.
 
     Attributes:
-        folder: Holds the files that travel and nothing else; large ones are links.
-        left_out: Files of the source that do not travel.
-        notes: What whoever publishes should know.
+        folder: Folder with the files to upload only; large files are links.
+        left_out: Files of the source that are not uploaded.
+        notes: Notes for the user.
     """
 
     folder: Path
@@ -71,23 +71,23 @@ class Staged:
 
 
 def is_weights(path: str) -> bool:
-    """Whether a file, by its name, is one that models load weights from."""
+    """Return whether a file is a weight file, by its name."""
     return any(fnmatch(path, pattern) for pattern in SAFE_WEIGHTS + TORCH_WEIGHTS)
 
 
 def stage(source: Path, repository: str, folder: Path, card: str | None, custom_code: bool) -> Staged:
-    """Fill a folder with what will be uploaded, load it, and compare the numbers that it gives.
+    """Fill a folder with the files to upload, load the model, and compare its fingerprint.
 
     Args:
-        source: The model's folder; it is not changed.
-        repository: Hub id of where it goes.
+        source: The model's folder, which is not changed.
+        repository: Hub id.
         folder: Empty folder to fill.
-        card: Card that is on the Hub already; taken if the source has none.
-        custom_code: Whether the files of `model/` go along.
+        card: Existing card on the Hub, used if the source has none.
+        custom_code: Add the files of `model/`.
 
     Raises:
-        PublishingError: The numbers are not those that were recorded, or stock transformers gives others and no custom
-            code goes along, or the folder names custom code that would not, or has exported graphs only.
+        PublishingError: The fingerprint differs from the recorded one, or from that of stock Transformers without
+            custom code; or the folder references custom code that is not uploaded, or has exported graphs only.
         LoadingError: The folder cannot be loaded.
     """
     left_out = _link_files(source, folder)
@@ -113,7 +113,7 @@ def stage(source: Path, repository: str, folder: Path, card: str | None, custom_
 
 
 def _link_files(source: Path, folder: Path) -> list[str]:
-    """Put links to the files that travel into a folder, small ones as copies; return the others."""
+    """Link or copy the files to upload into a folder; return the names of the other files."""
     names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
     safe = any(fnmatch(name, pattern) for name in names for pattern in SAFE_WEIGHTS)
     patterns = (SAFE_WEIGHTS if safe else TORCH_WEIGHTS) + OTHERS
@@ -124,7 +124,7 @@ def _link_files(source: Path, folder: Path) -> list[str]:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith((".json", ".md")):
-            shutil.copyfile(source / name, folder / name)  # may be changed here
+            shutil.copyfile(source / name, folder / name)  # may be changed
         else:
             _link((source / name).resolve(), folder / name)
     return left_out
@@ -133,12 +133,12 @@ def _link_files(source: Path, folder: Path) -> list[str]:
 def _link(source: Path, path: Path) -> None:
     try:
         path.symlink_to(source)
-    except OSError:  # Windows without the right to make links
+    except OSError:  # Windows without permission for links
         shutil.copyfile(source, path)
 
 
 def _verify(source: Path, folder: Path, custom_code: bool) -> list[str]:
-    """Compare the folder's numbers with its record, which is made if there is none, and with stock transformers."""
+    """Compare the fingerprint with the recorded one (written if missing) and with that of stock Transformers."""
     model, processor = load_for_fingerprint(folder)
     try:
         numbers = compute_fingerprint(model, processor)
@@ -176,13 +176,13 @@ def _stock_problem(folder: Path, processor: Any, record: Any) -> str | None:
     try:
         compare_fingerprints(record, stock_fingerprint(folder, processor))
     except Exception as error:
-        # Whatever stock transformers makes of a backbone or a setting that it does not know.
+        # Any error of stock Transformers about a backbone or setting that it does not support.
         return next(iter(str(error).splitlines()), type(error).__name__)
     return None
 
 
 def _write_card(folder: Path, repository: str, card: str | None, custom_code: bool) -> None:
-    """Write the card: the source's, that on the Hub, or a new one; with the evaluation's numbers."""
+    """Write the card (of the source, of the Hub, or a new one) with the metrics of the evaluation."""
     path = folder / "README.md"
     if path.exists():
         card = path.read_text(encoding="utf-8")
@@ -195,12 +195,12 @@ def _write_card(folder: Path, repository: str, card: str | None, custom_code: bo
 
 
 def with_results(card: str, model_index: list[dict[str, Any]], repository: str) -> str:
-    """Put measured results into a card's metadata, in place of older ones of the same metric on the same data.
+    """Add metrics to the metadata of a card, replacing older values of the same metric on the same data.
 
     Args:
         card: Text of the card.
-        model_index: What `detr evaluate` wrote.
-        repository: Hub id, whose name the results get if the card has none.
+        model_index: Content of `model_index.json` of `detr evaluate`.
+        repository: Hub id, the model name if the card has none.
     """
     parsed = ModelCard(card, ignore_metadata_errors=True)
     data: Any = parsed.data  # `ModelCardData`, of which the library's types know the base only
