@@ -1,1 +1,1 @@
-"""Exported models in place of PyTorch ones: called the same way, with the same outputs."""
+"""Backends that export models and run them, with the interface and the outputs of the PyTorch model."""

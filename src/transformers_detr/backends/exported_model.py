@@ -25,9 +25,9 @@ class Engine:
     """A loaded graph.
 
     Attributes:
-        run: Takes images `(B, 3, H, W)` float32 and a mask `(B, …, …)` int64, both of any size unless it is fixed;
-            gives the outputs by name, on the CPU.
-        fixed_size: The only (height, width) that `run` takes; None if it takes any.
+        run: Function of images `(B, 3, H, W)` float32 and a mask `(B, …, …)` int64, each of any size unless it is fixed.
+            Returns the outputs by name, on the CPU.
+        fixed_size: The only (height, width) that `run` takes; None if it takes any size.
     """
 
     run: Callable[..., dict[str, Any]]
@@ -46,18 +46,18 @@ def fixed_size(size: Any) -> tuple[int, int] | None:
 
 
 class ExportedModel:
-    """Stands in for `DetrForObjectDetection` or `DetrForSegmentation`, for inference.
+    """Replacement for `DetrForObjectDetection` or `DetrForSegmentation` in inference.
 
-    Padding is treated as the graph was exported to do: kept out of the images where the backbone allowed that
-    (`config.exact_padding`).
+    The exported graph decides how padding is treated: it does not influence the images where the backbone allows exact
+    padding (`config.exact_padding`).
 
     Args:
         config: The model's configuration.
-        engine: What runs it.
+        engine: The loaded graph.
     """
 
     device = torch.device("cpu")
-    """Where inputs are taken and outputs given, whatever the engine runs on."""
+    """Device of inputs and outputs, whatever the backend runs on."""
 
     dtype = torch.float32
 
@@ -71,7 +71,7 @@ class ExportedModel:
         return bool(self.config.exact_padding)
 
     def eval(self) -> Self:
-        """Itself: there is no other mode."""
+        """Return the model itself; it has no other mode."""
         return self
 
     def __call__(self, pixel_values: Tensor, pixel_mask: Tensor | None = None, **options: Any) -> Any:
@@ -80,10 +80,10 @@ class ExportedModel:
         Args:
             pixel_values: `(B, 3, H, W)`.
             pixel_mask: 1 for real pixels, `(B, H, W)`; None if nothing is padded.
-            **options: Ignored: the graph decided when it was exported. It gives the masks of all queries.
+            **options: Ignored, since the graph is fixed. It returns the masks of all queries.
 
         Returns:
-            The output of the model it stands in for, with logits and boxes, and masks if it has any.
+            The output of the PyTorch model, with logits and boxes, and masks for segmentation.
 
         Raises:
             ValueError: The images are larger than the size that was fixed at export.
@@ -93,13 +93,13 @@ class ExportedModel:
         if size is not None:
             pixel_values, pixel_mask = _on_canvas(pixel_values, pixel_mask, size)
         if pixel_mask is None:
-            pixel_mask = torch.ones(len(pixel_values), 1, 1)  # enlarged in the graph
+            pixel_mask = torch.ones(len(pixel_values), 1, 1)  # the graph enlarges it
         found: dict[str, Any] = self.engine.run(pixel_values, pixel_mask.to(self.device, torch.int64))
         return (DetrSegmentationOutput if "pred_masks" in found else DetrObjectDetectionOutput)(**found)
 
 
 def _on_canvas(pixel_values: Tensor, pixel_mask: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Images and mask, padded to a size at the bottom and on the right."""
+    """Return images and mask, padded to a size at the bottom and on the right."""
     height, width = pixel_values.shape[2:]
     if height > size[0] or width > size[1]:
         raise ValueError(

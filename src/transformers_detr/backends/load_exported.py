@@ -103,7 +103,7 @@ def _existing_file(name: str, folder: Path, backend: Backend, precision: Precisi
     path = model_file(folder, backend, precision)
     if not path.is_file():
         there = ", ".join(f"{b} {p}" for b, p in exported_files(folder)) or "none"
-        seen = f" (there: {there})" if is_path(name) else ""  # of the Hub's, others were not asked for
+        seen = f" (there: {there})" if is_path(name) else ""  # only the needed files of a repository are downloaded
         raise LoadingError(
             f"{name}: no export for backend {backend!r} in {precision} here{seen}; "
             f"make one with `detr export --format {backend}`"

@@ -1,6 +1,6 @@
 """ONNX Runtime backend: write and run `.onnx` files.
 
-TensorRT and other engines start from these files too (`trtexec --onnx=model.onnx`, with `--minShapes`, `--optShapes`
+TensorRT and other runtimes can use these files too (`trtexec --onnx=model.onnx`, with `--minShapes`, `--optShapes`
 and `--maxShapes`, or a file of a fixed size).
 """
 

@@ -3,7 +3,7 @@
 Exact padding is part of the graph wherever the backbone allows it: each image of a batch of mixed sizes then gets the
 result that it gets alone, in any runtime. Without padding it changes nothing but the time.
 
-The mask may be coarser than the image, and is enlarged to it: transformers.js gives 64 x 64 ones whatever the image.
+The mask may be coarser than the image and is enlarged to its size: transformers.js passes 64 × 64 ones for any image.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from transformers_detr.model.frozen_batch_norm_detr import DetrNormedConv2d
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
 SMALLEST_SIDE = 33
-"""Pixels a side of the smallest image: two cells of the last feature map, since one is taken for a constant."""
+"""Side of the smallest image in pixels: two cells of the last feature map, since one cell is traced as a constant."""
 
 _EXAMPLE_SIZE = (200, 264)
 
 
 class DetrGraph(nn.Module):
-    """A model reduced to its inputs and outputs, float32 both, whatever the model's own dtype.
+    """A model reduced to its inputs and outputs, which are float32 whatever the dtype of the model.
 
     Args:
         model: For detection or segmentation. It is copied, not changed.
@@ -39,10 +39,10 @@ class DetrGraph(nn.Module):
 
     def __init__(self, model: DetrPreTrainedModel, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.exact_padding = model.supports_exact_padding  # found before tracing, which cannot hold the trial
+        self.exact_padding = model.supports_exact_padding  # determined before tracing, which cannot record the check
         self.model = copy.deepcopy(model).cpu().float().eval()
         _fold_for_good(self.model)
-        self.model.config._attn_implementation = "eager"  # the fused one is taken apart with checks for rows of NaN
+        self.model.config._attn_implementation = "eager"  # fused attention is decomposed with checks for rows of NaN
         self.model.to(dtype)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
@@ -86,12 +86,12 @@ class ExportSource:
 
 
 def output_names(model: DetrPreTrainedModel) -> list[str]:
-    """Names of what a model's graph returns."""
+    """Return the names of the outputs of a model's graph."""
     return list(OUTPUTS[:3] if hasattr(model, "mask_head") else OUTPUTS[:2])
 
 
 def dynamic_shapes(fixed_size: tuple[int, int] | None) -> dict[str, dict[int, Any]]:
-    """Which dimensions of each input are free, by their names."""
+    """Return the free dimensions of each input, by index."""
     batch = Dim("batch", min=1)
     shapes: dict[str, dict[int, Any]] = {name: {0: batch} for name in INPUTS}
     if fixed_size is None:
@@ -112,19 +112,19 @@ def trace(
     """
     graph = DetrGraph(model, dtype).eval()
     height, width = fixed_size or _EXAMPLE_SIZE
-    # A batch of one would be taken for a constant, and a mask of the image's size would be tied to it.
+    # A batch of one would be traced as a constant, and a mask of the image's size would be tied to it.
     mask_size = fixed_size or (_EXAMPLE_SIZE[0] // 2, _EXAMPLE_SIZE[1] // 2)
     example = (torch.zeros(2, 3, height, width), torch.ones(2, *mask_size, dtype=torch.int64))
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter talks about itself
+        warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.export.export(
             graph,
             example,
             dynamic_shapes=dynamic_shapes(fixed_size),
-            # What holds for every size, but is beyond the exporter to prove (poolings that round up), is asserted.
+            # Conditions that hold for every size but that the exporter cannot prove (poolings that round up) become asserts.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    program.graph_module.graph.eliminate_dead_code()  # what is traced but not returned cannot always be stored
+    program.graph_module.graph.eliminate_dead_code()  # operations that are traced but not returned cannot always be stored
     return program
 
 
