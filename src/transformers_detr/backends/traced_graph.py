@@ -121,10 +121,10 @@ def trace(
             graph,
             example,
             dynamic_shapes=dynamic_shapes(fixed_size),
-            # Conditions that hold for every size but that the exporter cannot prove (poolings that round up) become asserts.
+            # Conditions that hold for every size, but that the exporter cannot prove (poolings that round up): assert.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    program.graph_module.graph.eliminate_dead_code()  # operations that are traced but not returned cannot always be stored
+    program.graph_module.graph.eliminate_dead_code()  # unused operations cannot always be stored
     return program
 
 
