@@ -25,7 +25,7 @@ class Engine:
     """A loaded graph.
 
     Attributes:
-        run: Function of images `(B, 3, H, W)` float32 and a mask `(B, …, …)` int64, each of any size unless it is fixed.
+        run: Function of images `(B, 3, H, W)` float32 and a mask `(B, …, …)` int64, of any size unless it is fixed.
             Returns the outputs by name, on the CPU.
         fixed_size: The only (height, width) that `run` takes; None if it takes any size.
     """
