@@ -117,7 +117,7 @@ def _predictor(model: str, revision: str | None) -> type[Any]:
 def _dataset_images(queries: str, limit: int | None) -> list[Any]:
     from transformers_detr.explanation.query_boxes import dataset_images
 
-    return dataset_images(queries, limit)
+    return list(dataset_images(queries, limit))
 
 
 def _parse_point(text: str) -> tuple[float, float]:

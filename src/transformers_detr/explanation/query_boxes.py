@@ -64,7 +64,7 @@ def query_boxes(
     return np.stack(boxes)
 
 
-def dataset_images(name: str, limit: int | None = None) -> list[ImageSource | Callable[[], bytes]]:
+def dataset_images(name: str, limit: int | None = None) -> Sequence[ImageSource | Callable[[], bytes]]:
     """List the images of a dataset or of a folder, for `query_boxes`.
 
     Args:
