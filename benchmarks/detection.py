@@ -85,6 +85,10 @@ def same_detections(models: Models, picture: Image.Image, found: transformers_de
     """
     alone = models.detect(models.stock, models.our_processor, [picture])[0]
     scores, boxes = torch.as_tensor(found.scores), torch.as_tensor(found.boxes_xyxy_px)
+    features = torch.cat([boxes / max(picture.size), scores[:, None]], dim=1)
+    theirs = torch.cat([alone["boxes"] / max(picture.size), alone["scores"][:, None]], dim=1)
+    nearest = torch.cdist(features, theirs).argmin(dim=1)  # the detector sorts by score, stock does not
+    alone = {key: values[nearest] for key, values in alone.items()}
     score = float((scores - alone["scores"]).abs().max())
     box = float((boxes - alone["boxes"]).abs().max()) / max(picture.size)
     if not (score <= LOGITS and box <= BOXES):

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; loaded when the name is first used.
 _HOMES = {
+    "Detections": "inference.detections",
     "Detector": "inference.detector",
     "DetrConfig": "model.configuration_detr",
     "DetrForObjectDetection": "model.modeling_detr",
@@ -21,6 +22,7 @@ _HOMES = {
     "DetrTrainer": "training.trainer",
     "DetrTrainingArguments": "training.arguments",
     "Segmenter": "inference.detector",
+    "Segments": "inference.segments",
     "evaluate": "evaluation.evaluation_workflow",
     "explain": "explanation.explanation",
     "export_model": "export.export_workflow",
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Detections",
     "Detector",
     "DetrConfig",
     "DetrForObjectDetection",
@@ -38,6 +41,7 @@ __all__ = [
     "DetrTrainer",
     "DetrTrainingArguments",
     "Segmenter",
+    "Segments",
     "evaluate",
     "explain",
     "export_model",
@@ -50,7 +54,9 @@ if TYPE_CHECKING:
     from transformers_detr.explanation.explanation import explain
     from transformers_detr.export.export_workflow import export_model
     from transformers_detr.hub.auto_classes import use_for_auto
+    from transformers_detr.inference.detections import Detections
     from transformers_detr.inference.detector import Detector, Segmenter
+    from transformers_detr.inference.segments import Segments
     from transformers_detr.model.configuration_detr import DetrConfig
     from transformers_detr.model.image_processing_detr import DetrImageProcessor
     from transformers_detr.model.modeling_detr import DetrForObjectDetection, DetrModel

@@ -1,5 +1,6 @@
 """Detections in the forms of others, held against those others."""
 
+import io
 import json
 
 import numpy as np
@@ -10,13 +11,14 @@ from transformers_detr.inference.detections import Detections
 from transformers_detr.visualization.palette import class_color
 
 
-def made(boxes=((-0.4, 1.15, 39.73, 27.9), (10.0, 5.5, 20.25, 15.75)), scores=(0.9, 0.99), labels=(2, 0)):
+def made(boxes=((-0.4, 1.15, 39.73, 27.9), (10.0, 5.5, 20.25, 15.75)), scores=(0.9, 0.99), labels=(2, 0), **more):
     return Detections(
         boxes_xyxy_px=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         scores=np.array(scores, dtype=np.float32),
         class_ids=np.array(labels, dtype=np.int64),
         labels=[f"class {label}" for label in labels],
         image_size=(30, 40),
+        **more,
     )
 
 
@@ -123,3 +125,80 @@ def test_drawing_needs_a_picture_of_the_right_size():
         made().draw()
     with pytest.raises(ValueError, match=r"\(30, 40\) .* got \(40, 30\); is it upright"):
         made().draw(Image.new("RGB", (30, 40)))
+
+
+def three(**more):
+    boxes = [[0, 0, 10, 10], [5, 5, 20, 20], [-3, 8, 50, 31]]
+    return made(boxes, (0.5, 0.9, 0.7), (2, 0, 2), id2label={0: "class 0", 1: "class 1", 2: "class 2"}, **more)
+
+
+def test_items_slices_masks_and_index_arrays():
+    found = three()
+    assert [(item.label, item.class_id) for item in found] == [("class 2", 2), ("class 0", 0), ("class 2", 2)]
+    assert found[1].score == pytest.approx(0.9)
+    assert found[1].box_xyxy_px == (5, 5, 20, 20)
+    assert found[-1] == found[2] == list(found)[2]
+    for key in (slice(1, None), [1, 2], [False, True, True], np.array([1, 2]), found.scores > 0.6):
+        assert list(found[key]) == [found[1], found[2]]
+    assert found[np.array([2, 0])].scores.tolist() == found.scores[[2, 0]].tolist()
+    assert list(found[[]]) == []
+    for wrong, error in ((3, IndexError), ([True], IndexError), ("score", TypeError), ([0.5], TypeError)):
+        with pytest.raises(error):
+            found[wrong]
+
+
+def test_sort_agrees_with_python_and_is_stable():
+    found = made([[i, 0, i + 1, 1] for i in range(5)], (0.2, 0.7, 0.2, 0.9, 0.7), (0, 1, 2, 3, 4))
+    assert list(found.sort()) == sorted(found, key=lambda item: -item.score)
+
+
+def test_filter_by_class_and_score():
+    found = three()
+    assert list(found.filter("class 2")) == list(found.filter([2])) == list(found.filter(2)) == [found[0], found[2]]
+    assert list(found.filter(["class 0", 2], min_score=0.6)) == [found[1], found[2]]
+    assert list(found.filter(min_score=float(found.scores[2]))) == [found[1], found[2]]
+    assert len(found.filter("class 1")) == 0, "a class of the model that is not in the image"
+    with pytest.raises(ValueError, match=r"no class 'Clas 2'\. Did you mean 'class 2'"):
+        found.filter("Clas 2")
+    with pytest.raises(ValueError, match="no class id 7; its ids are 0-2"):
+        found.filter(7)
+    with pytest.raises(TypeError, match=r"got 1\.5"):
+        found.filter([1.5])
+
+
+def test_counts_and_repr():
+    assert list(three().counts().items()) == [("class 2", 2), ("class 0", 1)]
+    assert repr(three()) == "Detections(3 objects: 2 class 2, 1 class 0)"
+    assert repr(three(source="a/photo.jpg")[:1]) == "Detections(1 object in photo.jpg: 1 class 2)"
+    url = "https://example.org/x/my%20photo.jpg?size=3"
+    assert repr(made([], [], [], source=url)) == "Detections(0 objects in my photo.jpg)"
+    many = made([[0, 0, 1, 1]] * 9, [0.5] * 9, range(9))
+    assert repr(many).endswith("1 class 4, 4 more classes)")
+
+
+def test_clip_leaves_the_part_inside_the_image():
+    clipped = three().clip()
+    assert clipped[2].box_xyxy_px == (0, 8, 40, 30)
+    assert clipped[1] == three()[1]
+
+
+def test_the_source_is_opened_again(tmp_path):
+    ground = Image.effect_noise((40, 30), 50).convert("RGB")
+    ground.save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), ground, np.asarray(ground)):
+        found = three(source=source)
+        assert found.draw().tobytes() == three().draw(ground).tobytes() != ground.tobytes()
+        assert Image.open(io.BytesIO(found._repr_png_())).tobytes() == found.draw().tobytes()
+    found = three(source=tmp_path / "a.png")
+    found.save(tmp_path / "new" / "out.png")
+    assert Image.open(tmp_path / "new" / "out.png").tobytes() == found.draw().tobytes()
+    found.save(str(tmp_path / "out.JPG"))
+    assert (tmp_path / "out.JPG").read_bytes().startswith(b"\xff\xd8")
+    with pytest.raises(ValueError, match=r"out\.txt: no image format .* use one of .*\.png"):
+        found.save(tmp_path / "out.txt")
+    (tmp_path / "a.png").unlink()
+    assert found._repr_png_() is None
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
+        found.save(tmp_path / "late.png")
+    assert not (tmp_path / "late.png").exists()
+    assert three()._repr_png_() is None

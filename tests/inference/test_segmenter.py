@@ -101,6 +101,12 @@ def test_saved_segmenter_loads_for_a_task(pictures, tmp_path):
     loaded = Segmenter.from_pretrained(tmp_path, task="instance", device="cpu")
     for found, expected in zip(loaded(pictures), segmenter(pictures), strict=True):
         np.testing.assert_array_equal(found.segmentation, expected.segmentation)
+    by_name = Segmenter(tmp_path, task="instance", device="cpu")
+    assert_same(by_name(pictures[0], 0.5), segmenter(pictures[0]))
+    with pytest.raises(TypeError, match="Segmenter: model must be"):
+        Segmenter(3)
+    with pytest.raises(TypeError, match=r"Segmenter call .*'treshold'"):
+        by_name(pictures[0], treshold=0.5)
     with pytest.raises(ValueError, match="task must be one of panoptic, instance, semantic, got 'depth'"):
         Segmenter.from_pretrained(tmp_path, task="depth", device="cpu")
 

@@ -1,28 +1,54 @@
-"""Detections: what was found in one picture, and its forms for others."""
+"""Detections: the objects found in one image, and their conversions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
 
-from transformers_detr.visualization.annotate import draw_boxes, upright_picture
+from transformers_detr.inference.results import ImageResult, positions
+from transformers_detr.visualization.annotate import draw_boxes
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Detections:
-    """The N objects found in one picture.
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One object found in an image.
 
     Attributes:
-        boxes_xyxy_px: `(N, 4)` float32: left, top, right, bottom in pixels of the upright picture. Neither
-            rounded nor cut at its edges.
+        label: Class name.
+        class_id: Class id.
+        score: Between 0 and 1.
+        box_xyxy_px: Left, top, right, bottom in pixels of the upright image.
+    """
+
+    label: str
+    class_id: int
+    score: float
+    box_xyxy_px: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Detections(ImageResult):
+    """The N objects found in one image.
+
+    The detector sorts them by score, the highest first; objects of equal score keep the order of the model's queries.
+    `detections[0]` and iteration give each a `Detection`. A slice, a boolean mask or an array of integers selects
+    objects and gives `Detections`.
+
+    Attributes:
+        boxes_xyxy_px: `(N, 4)` float32: left, top, right, bottom in pixels of the upright image. Neither
+            rounded nor clipped at its edges; see `clip`.
         scores: `(N,)` float32, between 0 and 1.
         class_ids: `(N,)` int64.
         labels: N class names.
-        image_size: (height, width) of the upright picture in pixels.
-        image: The upright RGB picture, where it was asked for.
+        image_size: (height, width) of the upright image in pixels.
+        image: Upright RGB image, kept with `keep_images=True`.
+        source: Path, URL, bytes, image, array or tensor that the detector was given. It is not copied: `draw`, `save`
+            and notebooks open it again.
+        id2label: Class names of the model by class id, if known.
     """
 
     boxes_xyxy_px: np.ndarray[Any, Any]
@@ -30,10 +56,77 @@ class Detections:
     class_ids: np.ndarray[Any, Any]
     labels: list[str]
     image_size: tuple[int, int]
-    image: Image.Image | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Detection: ...
+
+    @overload
+    def __getitem__(self, key: slice | np.ndarray[Any, Any] | Sequence[int] | Sequence[bool]) -> Self: ...
+
+    def __getitem__(self, key: Any) -> Detection | Self:
+        """Return one object for an integer, or `Detections` for a slice, a boolean mask or a sequence of integers."""
+        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+            left, top, right, bottom = self.boxes_xyxy_px[key].tolist()
+            return Detection(
+                label=self.labels[key],
+                class_id=int(self.class_ids[key]),
+                score=float(self.scores[key]),
+                box_xyxy_px=(left, top, right, bottom),
+            )
+        kept = positions(key, len(self))
+        return replace(
+            self,
+            boxes_xyxy_px=self.boxes_xyxy_px[kept],
+            scores=self.scores[kept],
+            class_ids=self.class_ids[kept],
+            labels=[self.labels[index] for index in kept],
+        )
+
+    def filter(self, classes: str | int | Iterable[str | int] | None = None, min_score: float | None = None) -> Self:
+        """Return the objects of some classes, or from some score on.
+
+        Args:
+            classes: Class name or id, or several of them.
+            min_score: Lowest score to keep.
+
+        Raises:
+            ValueError: The model has no such class.
+            TypeError: A class is neither a name nor an id.
+        """
+        kept = np.ones(len(self), dtype=bool)
+        if classes is not None:
+            kept &= self._mask_of_classes(classes)
+        if min_score is not None:
+            kept &= self.scores >= min_score
+        return self[kept]
+
+    def sort(self) -> Self:
+        """Return the objects sorted by score, the highest first; equal scores keep their order."""
+        return self[np.argsort(-self.scores, kind="stable")]
+
+    def clip(self) -> Self:
+        """Return the objects with boxes clipped at the edges of the image."""
+        height, width = self.image_size
+        limits = np.array([width, height, width, height], dtype=self.boxes_xyxy_px.dtype)
+        return replace(self, boxes_xyxy_px=np.clip(self.boxes_xyxy_px, 0, limits))
+
+    def _size(self) -> tuple[int, int]:
+        return self.image_size
+
+    def _classes(self) -> tuple[list[int], list[str]]:
+        return self.class_ids.tolist(), self.labels
+
+    def _draw_on(self, image: Image.Image) -> Image.Image:
+        """Draw the boxes, the highest score on top."""
+        ordered = self.sort()
+        captions = [f"{found.label} {found.score:.2f}" for found in ordered]
+        return draw_boxes(image, ordered.boxes_xyxy_px, captions, ordered.class_ids.tolist())
 
     def to_dict(self, integer_pixels: bool = False) -> list[dict[str, Any]]:
         """Return the form of the Hub's inference API and of transformers' pipeline.
@@ -56,7 +149,7 @@ class Detections:
         """Return entries of a COCO results file.
 
         Args:
-            image_id: The id of the picture in the annotations.
+            image_id: Id of the image in the annotations.
 
         Returns:
             Per object `{"image_id", "category_id", "bbox": [left, top, width, height], "score"}`, in pixels.
@@ -113,7 +206,7 @@ class Detections:
         `fo.Detections(detections=[fo.Detection(**entry) for entry in found.to_fiftyone()])` is the field of a sample.
 
         Returns:
-            Per object `{"label", "bounding_box": [left, top, width, height], "confidence"}`, relative to the picture.
+            Per object `{"label", "bounding_box": [left, top, width, height], "confidence"}`, relative to the image.
         """
         height, width = self.image_size
         boxes = self.boxes_xyxy_px.astype(np.float64) / (width, height, width, height)
@@ -123,20 +216,3 @@ class Detections:
                 self.labels, boxes.tolist(), self.scores.tolist(), strict=True
             )
         ]
-
-    def draw(self, image: Image.Image | None = None) -> Image.Image:
-        """Draw the boxes with names and scores on a copy of the picture, the highest score on top.
-
-        Args:
-            image: The upright picture. If not given, the one that was kept.
-
-        Returns:
-            An RGB picture of the same size.
-
-        Raises:
-            ValueError: No picture was given or kept, or its size is another.
-        """
-        picture = upright_picture(image, self.image, self.image_size)
-        order = np.argsort(-self.scores, kind="stable")
-        captions = [f"{self.labels[index]} {self.scores[index]:.2f}" for index in order]
-        return draw_boxes(picture, self.boxes_xyxy_px[order], captions, self.class_ids[order].tolist())

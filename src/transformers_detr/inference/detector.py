@@ -1,10 +1,10 @@
-"""Detector and Segmenter: pictures in, detections or segments out."""
+"""Detector and Segmenter: from images to detections or segments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,17 +25,17 @@ from transformers_detr.model.postprocessing_segmentation_detr import (
 
 SegmentationTask = Literal["panoptic", "instance", "semantic"]
 Part = tuple[int, int, float | None]
-"""A value of a map, its class id, and its score if it has one."""
+"""A value of a map, its class id, and its score if known."""
 
 THRESHOLDS: dict[str, float] = {"panoptic": 0.85, "instance": 0.5, "semantic": 0.0}
-"""The threshold of each task of segmentation; the semantic one has none."""
+"""Default threshold of each segmentation task; the semantic task has none."""
 
 
 class Detector(Predictor[Detections]):
-    """Finds objects in pictures; for its arguments and calls see `Predictor`.
+    """Detects objects in images; for arguments and calls see `Predictor`.
 
     At the threshold 0.7 few detections are wrong, at 0.5 more objects are found; 0 keeps every query.
-    Detections come in the order of the model's queries.
+    Detections are sorted by score.
     """
 
     model_class = DetrForObjectDetection
@@ -50,35 +50,40 @@ class Detector(Predictor[Detections]):
         return [self._detections(result, item, keep_images) for result, item in zip(found, batch, strict=True)]
 
     def _detections(self, result: Any, item: Prepared, keep_images: bool) -> Detections:
-        labels = result["labels"].cpu().numpy()
+        class_ids, id2label = result["labels"].cpu().numpy(), self.model.config.id2label
         return Detections(
             boxes_xyxy_px=result["boxes"].cpu().numpy(),
             scores=result["scores"].cpu().numpy(),
-            class_ids=labels,
-            labels=[self.model.config.id2label[label] for label in labels.tolist()],
+            class_ids=class_ids,
+            labels=[id2label[class_id] for class_id in class_ids.tolist()],
             image_size=item.image_size,
             image=item.image if keep_images else None,
-        )
+            source=item.source,
+            id2label=id2label,
+        ).sort()
 
 
 class Segmenter(Predictor[Segments]):
-    """Divides pictures into segments; for its calls see `Predictor`.
+    """Divides images into segments; for arguments and calls see `Predictor`.
 
-    - "panoptic": things, and of each class of stuff one segment, together over the whole picture, by the
-      paper's procedure, with which the published panoptic quality was measured; threshold 0.85.
+    - "panoptic": things, and of each class of stuff one segment, together over the whole image, by the
+      paper's procedure, which the published panoptic quality was measured with; threshold 0.85.
     - "instance": things only, which do not overlap; threshold 0.5.
-    - "semantic": a class for each pixel; there is no threshold, and one that is given has no effect.
+    - "semantic": a class for each pixel; a threshold has no effect.
 
     Which classes are stuff is taken from `label_ids_to_fuse` of the model's configuration. Masks are computed
     for those queries only that the threshold may let through.
 
     Args:
-        model: The model. It is used on the device and with the dtype that it has, and left in evaluation mode.
-        image_processor: What turns a picture into the model's input.
+        model: Hub id, folder or loaded model, as for `Predictor`.
+        image_processor: Image processor; required with a loaded model.
         task: "panoptic", "instance" or "semantic".
+        **options: As for `Predictor.from_pretrained`: `device`, `dtype`, `backend`, `precision` and others.
 
     Raises:
         ValueError: There is no such task.
+        TypeError: An argument is of the wrong type, or does not go with a loaded model.
+        LoadingError: The model cannot be loaded; the message says why and what to do.
     """
 
     model_class = DetrForSegmentation
@@ -86,32 +91,19 @@ class Segmenter(Predictor[Segments]):
 
     def __init__(
         self,
-        model: DetrForSegmentation | ExportedModel,
-        image_processor: DetrImageProcessor,
+        model: str | Path | DetrForSegmentation | ExportedModel | None = None,
+        image_processor: DetrImageProcessor | None = None,
         task: SegmentationTask = "panoptic",
+        **options: Any,
     ):
-        super().__init__(model, image_processor)
         if task not in get_args(SegmentationTask):
             raise ValueError(f"task must be one of {', '.join(get_args(SegmentationTask))}, got {task!r}")
+        super().__init__(model, image_processor, **options)
         self.task = task
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_folder: str | Path | None = None,
-        *,
-        task: SegmentationTask = "panoptic",
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        **options: Any,
-    ) -> Self:
-        """Load from the Hub or a folder, for one task; see `Predictor.from_pretrained`."""
-        segmenter = super().from_pretrained(name_or_folder, device=device, dtype=dtype, **options)
-        return cls(segmenter.model, segmenter.image_processor, task)
 
     @property
     def default_threshold(self) -> float:
-        """The threshold where none is given: that of the task."""
+        """The threshold if none is given, by task."""
         return THRESHOLDS[self.task]
 
     def _model_options(self, threshold: float) -> dict[str, Any]:
@@ -123,7 +115,7 @@ class Segmenter(Predictor[Segments]):
         return [self._segments(*result, item, keep_images) for result, item in zip(parts, batch, strict=True)]
 
     def _parts(self, outputs: Any, batch: Sequence[Prepared], threshold: float) -> list[tuple[Tensor, list[Part]]]:
-        """A map `(H, W)` of each picture, and those of its values that mean segments."""
+        """Return a map `(H, W)` for each image, and the values in it that are segments."""
         stuff = self._stuff()
         sizes: Any = {
             "target_sizes": [item.image_size for item in batch],
@@ -157,6 +149,8 @@ class Segmenter(Predictor[Segments]):
                 for number, (_, label, score) in enumerate(parts, 1)
             ],
             image=item.image if keep_image else None,
+            source=item.source,
+            id2label=names,
         )
 
     def _stuff(self) -> frozenset[int]:

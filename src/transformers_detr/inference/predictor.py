@@ -1,11 +1,12 @@
-"""Pictures in, one result for each out: the path that detection and segmentation share."""
+"""Predictor: base of `Detector` and `Segmenter`, from images to one result per image."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
@@ -37,17 +38,19 @@ _MOST_THREADS = 4
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture on its way to the model.
+    """One image prepared for the model.
 
     Attributes:
         pixel_values: As the model takes it, `(3, H, W)`.
-        image_size: (height, width) of the upright picture.
-        image: The upright picture, where it was kept.
+        image_size: (height, width) of the upright image.
+        image: The upright image, if it was kept.
+        source: Path, URL or object that the image was read from, if known.
     """
 
     pixel_values: Tensor
     image_size: tuple[int, int]
     image: Image.Image | None = None
+    source: ImageSource | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,32 +59,67 @@ class Prepared:
 
 
 class NotFiniteError(ValueError):
-    """A model answers with NaN or infinity, of which thresholds would leave nothing, without a word."""
+    """The outputs of a model hold NaN or infinity, which no score threshold would let through."""
 
 
 class Predictor(ABC, Generic[Result]):
-    """Runs a model over pictures.
+    """Runs a model on images.
 
-    A picture's result does not depend on the pictures that share its batch: padding is kept out of the
-    backbone (`exact_padding`), and where a backbone does not allow that, only pictures of equal size share a batch.
+    The result of an image does not depend on the other images of its batch: padding is kept out of the
+    backbone (`exact_padding`), and where a backbone does not allow that, only images of equal size share a batch.
 
     Args:
-        model: The model. It is used on the device and with the dtype that it has, and left in evaluation mode.
-        image_processor: What turns a picture into the model's input.
+        model: Hub id or folder, see `from_pretrained`; by default `default_model`. Or a loaded model, which is used
+            on its device and with its dtype, and set to evaluation mode.
+        image_processor: Image processor. Required with a loaded model; otherwise it replaces the stored one.
+        device: As for `from_pretrained`.
+        dtype: As for `from_pretrained`.
+        backend: As for `from_pretrained`.
+        precision: As for `from_pretrained`.
+        **options: As for `from_pretrained`.
+
+    Raises:
+        TypeError: An argument is of the wrong type, or does not go with a loaded model.
+        LoadingError: The model cannot be loaded; the message says why and what to do.
+        ValueError: As for `from_pretrained`.
     """
 
     model_class: ClassVar[type[PreTrainedModel]]
     default_model: ClassVar[str]
-    """Hub id that `from_pretrained` loads if no other is named."""
+    """Hub id that `from_pretrained` loads if none is named."""
 
-    def __init__(self, model: PreTrainedModel | ExportedModel, image_processor: DetrImageProcessor):
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel | ExportedModel | None = None,
+        image_processor: DetrImageProcessor | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        backend: Backend | None = None,
+        precision: Precision = "fp32",
+        **options: Any,
+    ):
+        name = type(self).__name__
+        if image_processor is not None and not callable(image_processor):
+            raise TypeError(f"{name}: image_processor must be an image processor, got {image_processor!r}")
+        if model is None or isinstance(model, str | Path):
+            model, stored = self._load(model, device, dtype, backend, precision, **options)
+            image_processor = image_processor or stored
+        elif not isinstance(model, torch.nn.Module | ExportedModel):
+            raise TypeError(f"{name}: model must be a Hub id, a folder or a model, got {type(model).__name__}")
+        elif image_processor is None:
+            raise TypeError(f"{name}: a loaded model needs its image_processor: {name}(model, image_processor)")
+        else:
+            options |= {"device": device, "dtype": dtype, "backend": backend}
+            if given := [key for key, value in options.items() if value is not None]:
+                raise TypeError(f"{name}: {', '.join(given)} can be given with a Hub id or folder, not with a model")
         self.model = model
         self.image_processor = image_processor
 
     @property
     @abstractmethod
     def default_threshold(self) -> float:
-        """The threshold where none is given."""
+        """The threshold if none is given."""
 
     @classmethod
     def from_pretrained(
@@ -97,78 +135,102 @@ class Predictor(ABC, Generic[Result]):
         """Load from the Hub or a folder.
 
         Args:
-            name_or_folder: Hub id, or a folder that `save_pretrained` or `conversion/` wrote. If not given,
+            name_or_folder: Hub id, or a folder that `save_pretrained` or `conversion/` wrote. By default
                 `default_model`.
-            device: Where to run. If not given, an accelerator if there is one, else the CPU. A backend has names of
-                its own, and runs on the CPU if none is given.
-            dtype: Such as `torch.bfloat16` or its name. If not given, that of the stored weights.
-            backend: "onnx", "openvino" or "torch": run what `detr export` wrote into a folder. If not given, the
-                weights in PyTorch.
-            precision: Of a backend: "fp32", "fp16" or "int8".
+            device: Where to run. By default an accelerator if there is one, else the CPU. Backends have other
+                device names and run on the CPU by default.
+            dtype: Such as `torch.bfloat16` or its name. By default that of the stored weights.
+            backend: "onnx", "openvino" or "torch": run the exported model in the folder. By default the weights run in
+                PyTorch.
+            precision: Precision of the exported model: "fp32", "fp16" or "int8".
             **options: See `transformers_detr.hub.loading.load_pretrained`: `revision`, `token`, `cache_dir`,
                 `local_files_only`, and, without a backend, arguments of the model's own `from_pretrained`.
 
         Raises:
-            LoadingError: The model could not be loaded; the message says why and what to do.
+            LoadingError: The model cannot be loaded; the message says why and what to do.
             ValueError: There is no such backend or precision, the backend cannot use the device, or a dtype is given
                 with a backend.
         """
+        return cls(name_or_folder, device=device, dtype=dtype, backend=backend, precision=precision, **options)
+
+    @classmethod
+    def _load(
+        cls,
+        name_or_folder: str | Path | None,
+        device: str | torch.device | None,
+        dtype: str | torch.dtype | None,
+        backend: Backend | None,
+        precision: Precision,
+        **options: Any,
+    ) -> tuple[PreTrainedModel | ExportedModel, DetrImageProcessor]:
+        name = name_or_folder or cls.default_model
         if backend is not None:
             if dtype is not None:
                 raise ValueError(f"dtype goes with PyTorch's weights; a backend takes a precision, got {dtype!r}")
-            name, architecture = name_or_folder or cls.default_model, cls.model_class.__name__
-            return cls(*open_exported(name, backend, precision, str(device or "cpu"), architecture, **options))
+            return open_exported(name, backend, precision, str(device or "cpu"), cls.model_class.__name__, **options)
         if dtype is not None:
             options["dtype"] = dtype
-        model, image_processor = load_pretrained(cls.model_class, name_or_folder or cls.default_model, **options)
+        try:
+            model, image_processor = load_pretrained(cls.model_class, name, **options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise TypeError(f"{cls.__name__}: {str(error).partition('() ')[2] or error}") from error
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return cls(model.to(device), image_processor)
+        return model.to(device), image_processor
 
     @overload
     def __call__(
         self,
         images: list[Any] | tuple[Any, ...],
-        *,
         threshold: float | None = ...,
+        *,
         batch_size: int = ...,
         keep_images: bool = ...,
     ) -> list[Result]: ...
 
     @overload
     def __call__(
-        self, images: ImageSource, *, threshold: float | None = ..., batch_size: int = ..., keep_images: bool = ...
+        self, images: ImageSource, threshold: float | None = ..., *, batch_size: int = ..., keep_images: bool = ...
     ) -> Result: ...
 
     def __call__(
         self,
         images: ImageSource | list[Any] | tuple[Any, ...],
-        *,
         threshold: float | None = None,
+        *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         keep_images: bool = False,
+        **unknown: Any,
     ) -> Result | list[Result]:
-        """Work on one picture or on several.
+        """Predict for one image or several.
 
         Args:
             images: A path, URL, bytes, PIL image, array or tensor, as `load_image` takes them; or a list or
                 tuple of these, of any sizes. Paths, URLs and bytes are turned upright by their EXIF tag.
-            threshold: What is found must score above it. If not given, `default_threshold`.
-            batch_size: At most so many pictures go through the model at once.
-            keep_images: Whether the results carry their picture.
+            threshold: Results must score above it. By default `default_threshold`.
+            batch_size: Largest number of images per batch.
+            keep_images: Whether the results keep the pixels of their image.
+            **unknown: Refused.
 
         Returns:
-            The result of one picture, or a list with that of each.
+            The result of one image, or a list with the result of each.
 
         Raises:
-            ValueError: A picture cannot be read, an argument is out of range, or the model's answer is no number.
+            ValueError: An image cannot be read, an argument is out of range, or the model's outputs are not finite.
             OSError: A file or URL cannot be read.
-            TypeError: An item is nothing that holds a picture.
+            TypeError: An item is not an image, or an argument is unknown or of the wrong type.
         """
+        if unknown:
+            name = next(iter(unknown))
+            nearest = difflib.get_close_matches(name, ("threshold", "batch_size", "keep_images"), n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"{type(self).__name__} call got an unexpected keyword argument {name!r}{hint}")
         several = isinstance(images, list | tuple)
         items: Iterable[Any] = images if isinstance(images, list | tuple) else [images]
-        found = self.stream(items, threshold=threshold, batch_size=batch_size, keep_images=keep_images)
-        return list(found) if several else next(found)
+        results = self.stream(items, threshold=threshold, batch_size=batch_size, keep_images=keep_images)
+        return list(results) if several else next(results)
 
     def stream(
         self,
@@ -178,20 +240,21 @@ class Predictor(ABC, Generic[Result]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         keep_images: bool = False,
     ) -> Iterator[Result]:
-        """Work on any number of pictures, a few of which are in memory at a time.
+        """Predict for any number of images, with a few in memory at a time.
 
-        Pictures are read and prepared in threads while the model runs. Within each window of
-        `window_length(batch_size)` consecutive pictures, those of similar shape share a batch; results come
-        in the order of the pictures.
+        Images are read and prepared in threads while the model runs. Within each window of
+        `window_length(batch_size)` consecutive images, those of similar shape share a batch; results come
+        in the order of the images. A result refers to its source: where images are in memory, collect what is needed
+        of each result rather than all results.
 
         Args:
-            images: Any iterable of pictures; for it and the other arguments see `__call__`.
-            threshold: What is found must score above it.
-            batch_size: At most so many pictures go through the model at once.
-            keep_images: Whether the results carry their picture.
+            images: Any iterable of images, as `__call__` takes them.
+            threshold: Results must score above it.
+            batch_size: Largest number of images per batch.
+            keep_images: Whether the results keep the pixels of their image.
 
         Returns:
-            An iterator of one result per picture, which raises as `__call__` does.
+            An iterator with one result per image, which raises as `__call__` does.
         """
         outcomes = self.stream_with_errors(images, threshold=threshold, batch_size=batch_size, keep_images=keep_images)
         return map(_result_or_raise, outcomes)
@@ -204,9 +267,14 @@ class Predictor(ABC, Generic[Result]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         keep_images: bool = False,
     ) -> Iterator[Result | Exception]:
-        """Do as `stream`, but give a picture that fails as its error, and go on."""
+        """Do as `stream`, but yield the error of an image that fails in place of its result."""
         if threshold is None:
             threshold = self.default_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
+            raise TypeError(
+                f"{type(self).__name__}: threshold must be a number between 0 and 1, got {threshold!r};"
+                " pass several images as a list"
+            )
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
         if batch_size < 1:
@@ -233,7 +301,7 @@ class Predictor(ABC, Generic[Result]):
             yield from (waiting[index] for index in sorted(waiting))
 
     def _found(self, batch: list[Prepared], threshold: float, keep_images: bool) -> list[Result | Exception]:
-        """Predict a batch; where that fails, each picture by itself, to know whose error it is."""
+        """Predict a batch; if that fails, each image alone, to find the image that fails."""
         try:
             return [*self.predict(batch, threshold, keep_images)]
         except NotFiniteError as error:
@@ -245,35 +313,35 @@ class Predictor(ABC, Generic[Result]):
         index, source = numbered
         try:
             image = load_image(source, name=None if isinstance(source, str | Path) else f"images[{index}]")
-            return self.prepare(image, keep_image=True)
+            return replace(self.prepare(image, keep_image=True), source=source)
         except (ValueError, OSError, TypeError) as error:
             return error
 
     def prepare(self, image: Image.Image, keep_image: bool = False) -> Prepared:
-        """Turn one upright RGB picture into what `predict` takes.
+        """Prepare one upright RGB image for `predict`.
 
         Raises:
-            ValueError: The processor cannot resize it, as its sides differ too much.
+            ValueError: The processor cannot resize it: its sides differ too much.
         """
         inputs = self.image_processor(images=image, do_pad=False, return_tensors="pt")
         return Prepared(inputs["pixel_values"][0], (image.height, image.width), image if keep_image else None)
 
     def batches(self, shapes: dict[int, tuple[int, int]], batch_size: int) -> list[list[int]]:
-        """Group pictures that may go through the model together; see `group_by_shape`."""
+        """Group images into batches; see `group_by_shape`."""
         largest_padding = _LARGEST_PADDING if self.model.supports_exact_padding else 0.0
         return group_by_shape(shapes, batch_size, largest_padding)
 
     @torch.inference_mode()
     def predict(self, batch: Sequence[Prepared], threshold: float, keep_images: bool = False) -> list[Result]:
-        """Run prepared pictures through the model together: one of the groups that `batches` makes.
+        """Run the model on one batch, a group that `batches` returned.
 
         Args:
-            batch: The pictures.
-            threshold: What is found must score above it.
-            keep_images: Whether the results carry their picture, where it was kept.
+            batch: The images.
+            threshold: Results must score above it.
+            keep_images: Whether the results keep their image, if it was prepared with it.
 
         Raises:
-            NotFiniteError: What the model answers is no number.
+            NotFiniteError: The model's outputs hold NaN or infinity.
         """
         self.model.eval()
         shapes = [item.shape for item in batch]
@@ -288,7 +356,7 @@ class Predictor(ABC, Generic[Result]):
         )
         if not outputs.logits.isfinite().all() or not outputs.pred_boxes.isfinite().all():
             raise NotFiniteError(
-                "what the model answers is no number: its weights hold NaN, or its dtype is too small for them"
+                "the model's outputs hold NaN or infinity: its weights hold NaN, or the range of its dtype is too small"
             )
         return self._results(outputs, batch, threshold, keep_images)
 
@@ -298,7 +366,7 @@ class Predictor(ABC, Generic[Result]):
 
     @abstractmethod
     def _results(self, outputs: Any, batch: Sequence[Prepared], threshold: float, keep_images: bool) -> list[Result]:
-        """Turn the model's outputs for a batch into one result per picture."""
+        """Turn the model's outputs for a batch into one result per image."""
 
 
 def _result_or_raise(outcome: Result | Exception) -> Result:
@@ -308,20 +376,20 @@ def _result_or_raise(outcome: Result | Exception) -> Result:
 
 
 def window_length(batch_size: int) -> int:
-    """Return how many consecutive pictures `Predictor.stream` groups into batches.
+    """Return how many consecutive images `Predictor.stream` groups into batches.
 
-    A stream that is started anew at a multiple of this forms the same batches.
+    A stream that starts at a multiple of this forms the same batches.
     """
     return _BATCHES_IN_WINDOW * batch_size
 
 
 def group_by_shape(shapes: dict[int, tuple[int, int]], batch_size: int, largest_padding: float) -> list[list[int]]:
-    """Group pictures of similar shape.
+    """Group images of similar shape.
 
     Args:
-        shapes: (height, width) of each picture, by its index.
-        batch_size: At most so many in a group.
-        largest_padding: The area that padding may add to a group, as a part of the pictures' own area; 0
+        shapes: (height, width) of each image, by index.
+        batch_size: Largest number of images per group.
+        largest_padding: The area that padding may add to a group, relative to the area of the images; 0
             groups equal shapes only.
 
     Returns:
