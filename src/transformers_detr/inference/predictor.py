@@ -113,7 +113,8 @@ class Predictor(ABC, Generic[Result]):
             options |= {"device": device, "dtype": dtype, "backend": backend}
             if given := [key for key, value in options.items() if value is not None]:
                 raise TypeError(f"{name}: {', '.join(given)} can be given with a Hub id or folder, not with a model")
-        self.model = model
+        usable: Any = model
+        self.model: PreTrainedModel | ExportedModel = usable
         self.image_processor = image_processor
 
     @property

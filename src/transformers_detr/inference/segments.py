@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, SupportsIndex, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from PIL import Image
@@ -61,7 +61,7 @@ class Segments(ImageResult):
         return (self[index] for index in range(len(self)))
 
     @overload
-    def __getitem__(self, key: SupportsIndex) -> Segment: ...
+    def __getitem__(self, key: int | np.integer[Any]) -> Segment: ...
 
     @overload
     def __getitem__(self, key: slice | np.ndarray[Any, Any] | Sequence[int] | Sequence[bool]) -> Self: ...
