@@ -81,7 +81,9 @@ def test_workflows_name_arguments_results_and_errors(name):
     for section in ("Args:", "Returns:", "Raises:"):
         assert section in text, f"{name} has no section {section}"
     arguments = text.partition("Args:")[2].partition("Returns:")[0]
-    missing = [p for p in inspect.signature(function).parameters if not re.search(rf"^ +\*{{0,2}}{p}:", arguments, re.M)]
+    missing = [
+        p for p in inspect.signature(function).parameters if not re.search(rf"^ +\*{{0,2}}{p}:", arguments, re.M)
+    ]
     assert not missing, f"{name}: {missing} are not explained"
 
 
