@@ -1,18 +1,18 @@
-"""Detection on the CPU, ours and stock transformers in turns: the same random weights, the same pictures.
+"""Detection on the CPU, ours and stock Transformers interleaved: the same random weights, the same images.
 
     python benchmarks/detection.py
     python benchmarks/detection.py one exact-padding --threads 2 --repeats 7 --output detection.json
 
 Cases:
-    one             one PIL picture of 640x480 to boxes, with processing before and after
+    one             one PIL image of 640x480 to boxes, with processing before and after
     one-onnx        the same, our detector with the model exported for ONNX Runtime beside stock in PyTorch
     one-openvino    the same with OpenVINO
-    mixed           eight pictures of mixed sizes to boxes: our detector, which forms batches of similar sizes, beside
+    mixed           eight images of mixed sizes to boxes: our detector, which forms batches of similar sizes, beside
                     stock's batch, which is padded to the largest
     mixed-singly    the same eight one after the other on both sides, which is the quickest way on a CPU
-    processor       eight pictures of 640x480 to pixel values
+    processor       eight images of 640x480 to pixel values
     loading         a folder to a model
-    training        a training step, two pictures of 512x512
+    training        a training step, two images of 512x512
     exact-padding   ours as in the original beside ours with exact padding, a padded batch of two
 
 Before a ratio is printed the answers are compared; the exit status is 1 where they differ.
@@ -43,68 +43,68 @@ COLUMNS = ("case", "ours, s", "other, s", "other ÷ ours")
 
 
 def one(models: Models) -> Sides:
-    """One picture to boxes."""
-    pictures = [models.picture(640, 480)]
-    models.same_answers(models.our_processor(pictures, return_tensors="pt"))
+    """One image to boxes."""
+    images = [models.image(640, 480)]
+    models.same_answers(models.our_processor(images, return_tensors="pt"))
     return {
-        "ours": lambda: models.detect(models.ours, models.our_processor, pictures),
-        "stock": lambda: models.detect(models.stock, models.stock_processor, pictures),
+        "ours": lambda: models.detect(models.ours, models.our_processor, images),
+        "stock": lambda: models.detect(models.stock, models.stock_processor, images),
     }
 
 
 def one_exported(models: Models, backend: Backend) -> Sides:
-    """One picture to boxes, with an exported model."""
-    picture = models.picture(640, 480)
+    """One image to boxes, with an exported model."""
+    image = models.image(640, 480)
     detector = transformers_detr.Detector.from_pretrained(models.exported, backend=backend)
-    models.same_answers(models.our_processor(picture, return_tensors="pt"), detector.model)
+    models.same_answers(models.our_processor(image, return_tensors="pt"), detector.model)
     return {
-        "ours": lambda: detector(picture, threshold=0.0),
-        "stock": lambda: models.detect(models.stock, models.stock_processor, [picture]),
+        "ours": lambda: detector(image, threshold=0.0),
+        "stock": lambda: models.detect(models.stock, models.stock_processor, [image]),
     }
 
 
 def mixed(models: Models, singly: bool = False) -> Sides:
-    """Eight pictures of mixed sizes to boxes."""
-    pictures = [models.picture(*size) for size in MIXED_SIZES]
+    """Eight images of mixed sizes to boxes."""
+    images = [models.image(*size) for size in MIXED_SIZES]
     detector = transformers_detr.Detector(models.ours, models.our_processor)
     size = 1 if singly else 8
-    for picture, found in zip(pictures, detector(pictures, threshold=0.0, batch_size=size), strict=True):
-        same_detections(models, picture, found)
-    batches = [[picture] for picture in pictures] if singly else [pictures]
+    for image, found in zip(images, detector(images, threshold=0.0, batch_size=size), strict=True):
+        same_detections(models, image, found)
+    batches = [[image] for image in images] if singly else [images]
     return {
-        "ours": lambda: detector(pictures, threshold=0.0, batch_size=size),
+        "ours": lambda: detector(images, threshold=0.0, batch_size=size),
         "stock": lambda: [models.detect(models.stock, models.stock_processor, batch) for batch in batches],
     }
 
 
-def same_detections(models: Models, picture: Image.Image, found: transformers_detr.Detections) -> None:
-    """Compare what our detector found with what stock's model finds in the picture alone, pixel values being equal.
+def same_detections(models: Models, image: Image.Image, found: transformers_detr.Detections) -> None:
+    """Compare what our detector found with what stock's model finds in the image alone, pixel values being equal.
 
     Raises:
         Disagreement: Scores or boxes differ.
     """
-    alone = models.detect(models.stock, models.our_processor, [picture])[0]
+    alone = models.detect(models.stock, models.our_processor, [image])[0]
     scores, boxes = torch.as_tensor(found.scores), torch.as_tensor(found.boxes_xyxy_px)
     features = torch.cat([boxes / max(picture.size), scores[:, None]], dim=1)
     theirs = torch.cat([alone["boxes"] / max(picture.size), alone["scores"][:, None]], dim=1)
     nearest = torch.cdist(features, theirs).argmin(dim=1)  # the detector sorts by score, stock does not
     alone = {key: values[nearest] for key, values in alone.items()}
     score = float((scores - alone["scores"]).abs().max())
-    box = float((boxes - alone["boxes"]).abs().max()) / max(picture.size)
+    box = float((boxes - alone["boxes"]).abs().max()) / max(image.size)
     if not (score <= LOGITS and box <= BOXES):
-        raise Disagreement(f"scores differ by {score:.1e}, boxes by {box:.1e} of the picture")
+        raise Disagreement(f"scores differ by {score:.1e}, boxes by {box:.1e} of the image")
 
 
 def processor(models: Models) -> Sides:
-    """Eight pictures to pixel values."""
-    pictures = [models.picture(640, 480) for _ in range(8)]
-    ours = models.our_processor(pictures, return_tensors="pt")["pixel_values"]
-    stock = models.stock_processor(pictures, return_tensors="pt")["pixel_values"]
+    """Eight images to pixel values."""
+    images = [models.image(640, 480) for _ in range(8)]
+    ours = models.our_processor(images, return_tensors="pt")["pixel_values"]
+    stock = models.stock_processor(images, return_tensors="pt")["pixel_values"]
     if ours.shape != stock.shape or float((ours - stock).abs().max()) > 2 / 255 / 0.224:
         raise Disagreement("pixel values differ by more than two steps of 8 bits")
     return {
-        "ours": lambda: models.our_processor(pictures, return_tensors="pt"),
-        "stock": lambda: models.stock_processor(pictures, return_tensors="pt"),
+        "ours": lambda: models.our_processor(images, return_tensors="pt"),
+        "stock": lambda: models.stock_processor(images, return_tensors="pt"),
     }
 
 
@@ -140,9 +140,9 @@ def training(models: Models) -> Sides:
 
 def exact_padding(models: Models) -> Sides:
     """A padded batch, with padding kept out of the images and as in the original."""
-    pictures = [models.picture(640, 480), models.picture(480, 640)]
-    inputs = models.our_processor(pictures, return_tensors="pt")
-    alone = models.our_processor(pictures[:1], return_tensors="pt")
+    images = [models.image(640, 480), models.image(480, 640)]
+    inputs = models.our_processor(images, return_tensors="pt")
+    alone = models.our_processor(images[:1], return_tensors="pt")
 
     def run(exact: bool) -> Any:
         with torch.inference_mode():

@@ -3,7 +3,7 @@
     python benchmarks/growth.py
     python benchmarks/growth.py --batches 1 4 --sizes 480x640 800x1066 --threads 1 2 --output growth.json
 
-From pixel values to logits and boxes, float32, in turns; the answers are compared for each line before it is printed.
+From pixel values to logits and boxes, float32, interleaved; outputs are compared before each line is printed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/loss.py
     python benchmarks/loss.py --threads 2 --repeats 20 --output loss.json
 
-Both sides take turns in one process on the same random predictions. Before the timing their losses and gradients are
+Both sides run interleaved in one process on the same random predictions. Before the timing, losses and gradients are
 compared; the exit status is 1 where they differ. Ours includes the checking of the labels.
 """
 

@@ -1,4 +1,4 @@
-"""Our detector and that of stock transformers, on the same random weights, and pictures for both."""
+"""Our detector and the one of stock Transformers, on the same random weights, with images for both."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from transformers_detr.export.export_folder import write_export_folder
 
 LOGITS, BOXES = 1e-3, 1e-4  # what counts as the same answer
 MIXED_SIZES = [(640, 480), (480, 640), (640, 427), (500, 375), (612, 612), (640, 360), (426, 640), (640, 480)]
-"""Width and height, as photographs have them."""
+"""Width and height, as photos have them."""
 
 
 class Models:
-    """Both models, both processors, a folder with the weights, and pictures.
+    """Both models, both processors, a folder with the weights, and images.
 
     Args:
         backbone: Name of the backbone.
@@ -54,21 +54,21 @@ class Models:
         return folder
 
     def train_alike(self) -> None:
-        """Have stock train what the original and ours train; of itself, it would train stem and first stage too."""
+        """Have stock train the layers that the original trains; by default it trains stem and first stage too."""
         for name, parameter in self.stock.named_parameters():
             if "backbone" in name and not any(stage in name for stage in ("layer2", "layer3", "layer4")):
                 parameter.requires_grad_(False)
 
-    def picture(self, width: int, height: int) -> Image.Image:
-        """A smooth random picture (noise would be unlike any photograph for the resizer)."""
+    def image(self, width: int, height: int) -> Image.Image:
+        """A smooth random image (noise would be unlike any photo for the resizer)."""
         small = self.rng.integers(0, 255, (height // 16, width // 16, 3), dtype=np.uint8)
         return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
-    def detect(self, model: Any, processor: Any, pictures: list[Image.Image]) -> Any:
-        """Pictures to detections, all queries kept."""
+    def detect(self, model: Any, processor: Any, images: list[Image.Image]) -> Any:
+        """Images to detections, all queries kept."""
         with torch.inference_mode():
-            outputs = model(**processor(images=pictures, return_tensors="pt"))
-        sizes = [picture.size[::-1] for picture in pictures]
+            outputs = model(**processor(images=images, return_tensors="pt"))
+        sizes = [image.size[::-1] for image in images]
         return processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
 
     def same_answers(self, inputs: dict[str, torch.Tensor], ours: Any = None) -> None:

@@ -1,10 +1,10 @@
-"""What a fresh process takes: importing, loading, the first detection, and its peak memory, ours and stock.
+"""Cost of a fresh process: importing, loading, the first detection, and its peak memory, ours and stock.
 
     python benchmarks/processes.py
     python benchmarks/processes.py --repeats 7 --output processes.json
 
-Each run is a process of its own, by turns; medians. "Import" is that of the two classes after torch itself; "detection"
-the peak beyond what the process had after loading. Both sides detect in the same picture with the same weights, and
+Each run is a separate process, interleaved; medians. "Import": the two classes, after torch itself; "detection":
+the peak beyond what the process had after loading. Both sides detect in the same image with the same weights, and
 what they find is compared.
 """
 
@@ -37,9 +37,9 @@ def run(side: str, folder: str) -> dict[str, Any]:
     model, processor = model_class.from_pretrained(folder).eval(), processor_class.from_pretrained(folder)
     loaded, loaded_bytes = time.perf_counter(), peak_bytes()
     pixels = torch.randint(0, 256, (3, 30, 40), generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 1)
-    picture = pixels.repeat_interleave(16, 2).to(torch.uint8)  # (3, 480, 640)
+    image = pixels.repeat_interleave(16, 2).to(torch.uint8)  # (3, 480, 640)
     with torch.inference_mode():
-        outputs = model(**processor(picture, return_tensors="pt"))
+        outputs = model(**processor(image, return_tensors="pt"))
     found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[(480, 640)])[0]
     done = time.perf_counter()
     seconds = (imported - start, loaded - imported, done - loaded)
@@ -60,7 +60,7 @@ def measure(folder: str, arguments: argparse.Namespace) -> Iterator[tuple[Any, .
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             runs[side].append(json.loads(done.stdout.splitlines()[-1]))
     ours, stock = (torch.tensor(runs[side][0]["scores"]) for side in PACKAGES)
-    if not float((ours - stock).abs().max()) < 1e-3:  # pictures resized by two libraries may differ by a step
+    if not float((ours - stock).abs().max()) < 1e-3:  # images resized by two libraries may differ by a step
         raise Disagreement(f"scores differ by {float((ours - stock).abs().max()):.1e}")
     for name in MEASURES:
         mine, theirs = (statistics.median(r["measures"][name] for r in values[1:]) for values in runs.values())

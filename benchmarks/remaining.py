@@ -1,4 +1,4 @@
-"""Where the time of a detection goes, and how far that is from what this machine can multiply.
+"""Time of a detection by layer type, compared with this machine's measured peak.
 
     python benchmarks/remaining.py
     python benchmarks/remaining.py --height 800 --width 1066 --output remaining.json
@@ -90,7 +90,7 @@ def measure(
     whole = sum(spent.values())
     for kind, microseconds in sorted(spent.items(), key=lambda item: -item[1]):
         yield kind, 1e-3 * microseconds / repeats, microseconds / whole, "", ""
-    yield "what the peak would take", 1e-6 * operations / best, 1e-9 * operations / best / seconds, best, 1.0
+    yield "at the measured peak", 1e-6 * operations / best, 1e-9 * operations / best / seconds, best, 1.0
 
 
 def main() -> int:

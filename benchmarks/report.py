@@ -1,4 +1,4 @@
-"""What benchmarks report, and how: a table for people (and the README), JSON for programs."""
+"""Reports of benchmarks: a table for people (and the README), JSON for programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Disagreement(Exception):
 
 
 def add_common_arguments(parser: ArgumentParser, repeats: int = 5) -> None:
-    """Add what nearly every benchmark takes."""
+    """Add the arguments that nearly every benchmark takes."""
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=repeats)
@@ -29,7 +29,7 @@ def add_common_arguments(parser: ArgumentParser, repeats: int = 5) -> None:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers hold for."""
+    """Return the conditions of the measurement."""
     return {
         "processor": processor(),
         "processors": os.cpu_count(),

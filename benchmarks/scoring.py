@@ -4,7 +4,7 @@
     python benchmarks/scoring.py --images 500 --repeats 3 --output scoring.json
 
 Ground truth and detections are generated: per image about seven objects (some of them crowds) and 100 detections, a
-third of them near objects. Each side runs in processes of its own, by turns, from detections in memory in its own form
+third of them near objects. Each side runs in separate processes, interleaved, from detections in memory in its own form
 (arrays per image; COCO's list of dictionaries) to the twelve numbers; what is timed includes building either side's
 indices. Peak memory is that of the process above what the generated data takes. The exit status is 1 where a number
 differs by more than 1e-9.

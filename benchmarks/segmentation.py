@@ -60,7 +60,7 @@ def save_model(folder: Path, pixel_values: torch.Tensor, kept: int) -> None:
 
 
 def measure(side: str, folder: Path, arguments: argparse.Namespace) -> None:
-    """Run one side in this process; write what it took and what it gave into the folder."""
+    """Run one side in this process; write its time, memory and outputs into the folder."""
     torch.set_num_threads(arguments.threads)
     pixel_values = noise(arguments.height, arguments.width)
     options = {} if side == "stock" else {"mask_queries": side}
@@ -86,7 +86,7 @@ def measure(side: str, folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def save_outputs(outputs: ModelOutput, path: Path) -> None:
-    """Save what post-processing needs."""
+    """Save the inputs of post-processing."""
     save_file({key: outputs[key].clone() for key in ("logits", "pred_masks")}, path)
 
 

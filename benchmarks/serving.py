@@ -1,9 +1,9 @@
 """The service under load on this machine, with and without batching, beside a naive one.
 
-Clients on loopback, each with one request at a time, send pictures of mixed sizes. Three services answer the same
+Clients on loopback, each with one request at a time, send images of mixed sizes. Three services answer the same
 requests, each in a process of its own: `detr serve` as it is, `detr serve --batch-size 1`, and a naive service that
 calls transformers' pipeline (with this package's classes, so that the model is equally fast) once per request behind a
-lock, in threads. Every answer is compared with that of the detector on that picture alone before anything is printed; a
+lock, in threads. Every answer is compared with that of the detector on that image alone before anything is printed; a
 lost or crossed answer ends the run.
 
     python benchmarks/serving.py --requests 2000 --clients 32 --model facebook/detr-resnet-50
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 SIZES = [(640, 480), (480, 640), (640, 427), (500, 375), (640, 640), (375, 500), (612, 612), (640, 360)]
-PICTURES = 24
+IMAGES = 24
 THRESHOLD = 0.3
 SCORES = 2e-3
 PIXELS = 2
@@ -43,7 +43,7 @@ MEMORY_SECONDS = 0.25
 
 @dataclass
 class Run:
-    """What a service did under the load."""
+    """Results of a service under load."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -63,14 +63,14 @@ class Run:
         return max(size for at, size in self.megabytes if start <= (at - first) / max(length, 1e-9) <= end)
 
 
-def make_pictures() -> list[bytes]:
+def make_images() -> list[bytes]:
     """Noise of mixed sizes, as JPEG."""
     import numpy as np
     from PIL import Image
 
     random = np.random.default_rng(0)
     files = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         noise = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         file = io.BytesIO()
         noise.resize(SIZES[number % len(SIZES)], Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
@@ -78,12 +78,12 @@ def make_pictures() -> list[bytes]:
     return files
 
 
-def expected_answers(model: str, pictures: list[bytes]) -> list[Any]:
-    """What the detector says of each picture alone."""
+def expected_answers(model: str, images: list[bytes]) -> list[Any]:
+    """Return the detector's results for each image alone."""
     from transformers_detr import Detector
 
     detector = Detector.from_pretrained(model, device="cpu")
-    return [detector(picture, threshold=0).to_dict(integer_pixels=True) for picture in pictures]
+    return [detector(image, threshold=0).to_dict(integer_pixels=True) for image in images]
 
 
 def difference(answer: list[Any], expected: list[Any]) -> str | None:
@@ -102,7 +102,7 @@ def difference(answer: list[Any], expected: list[Any]) -> str | None:
     return None
 
 
-def put_load(port: int, pid: int, pictures: list[bytes], expected: list[Any], requests: int, clients: int) -> Run:
+def put_load(port: int, pid: int, images: list[bytes], expected: list[Any], requests: int, clients: int) -> Run:
     """Send requests from several clients, and check every answer."""
     run, waiting, lock = Run(), queue.SimpleQueue[int](), threading.Lock()
     for number in range(requests):
@@ -112,12 +112,12 @@ def put_load(port: int, pid: int, pictures: list[bytes], expected: list[Any], re
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         while True:
             try:
-                index = waiting.get_nowait() % len(pictures)
+                index = waiting.get_nowait() % len(images)
             except queue.Empty:
                 return
             start = time.perf_counter()
             headers = {"Content-Type": "image/jpeg"}
-            connection.request("POST", f"/?threshold={THRESHOLD}", pictures[index], headers)
+            connection.request("POST", f"/?threshold={THRESHOLD}", images[index], headers)
             answer = connection.getresponse()
             content = answer.read()
             seconds = time.perf_counter() - start
@@ -184,7 +184,7 @@ def is_ready(port: int) -> bool:
 
 
 def mean_batch(port: int) -> float:
-    """Pictures per batch, as the service counts them."""
+    """Images per batch, as the service counts them."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/metrics")
     answer = connection.getresponse()
@@ -235,7 +235,7 @@ def serve_naively(model: str, port: int) -> None:
 
 
 def tiny_model(folder: str) -> str:
-    """Save a small random model that is sure of something in every picture."""
+    """Save a small random model that detects something in every image."""
     import torch
 
     from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
@@ -279,8 +279,8 @@ def main() -> int:
 
 def compare(arguments: argparse.Namespace, model: str) -> int:
     """Put the same load on each service in turn."""
-    pictures = make_pictures()
-    expected = expected_answers(model, pictures)
+    images = make_images()
+    expected = expected_answers(model, images)
     command = ["-m", "transformers_detr.cli", "serve", "--model", model, "--queue", str(2 * arguments.clients)]
     sides = {
         "batching": [*command, "--batch-size", str(arguments.batch_size)],
@@ -295,8 +295,8 @@ def compare(arguments: argparse.Namespace, model: str) -> int:
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|", flush=True)
     for name, side in sides.items():
         with process(side, arguments.threads) as (port, pid):
-            put_load(port, pid, pictures, expected, 2 * arguments.clients, arguments.clients)  # a warm-up
-            run = put_load(port, pid, pictures, expected, arguments.requests, arguments.clients)
+            put_load(port, pid, images, expected, 2 * arguments.clients, arguments.clients)  # a warm-up
+            run = put_load(port, pid, images, expected, arguments.requests, arguments.clients)
             run.batch_size = mean_batch(port)
         if run.wrong or len(run.latencies) != arguments.requests:
             lost = arguments.requests - len(run.latencies)

@@ -125,7 +125,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _check(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuse weights that are not the expected ones, or no numbers; both sides bear the original's names."""
+    """Refuse unexpected or non-finite weights; both sides have the original's names."""
     wrong = {
         "unknown weights": [name for name in weights if name not in expected],
         "missing weights": [name for name in expected if name not in weights],
@@ -144,7 +144,7 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def _compare(weights: dict[str, Tensor], saved: dict[str, Tensor], folder: Path) -> None:
-    """Refuse to go on if weights read back from a folder are not what was to be written."""
+    """Refuse a folder whose weights, read back, differ from the written ones."""
     changed = [name for name, tensor in weights.items() if not torch.equal(tensor, saved[name])]
     if changed:
         raise ConversionError(f"{folder}: read back with other values: {listing(changed, 3)}")

@@ -37,7 +37,7 @@ def fetch(checkpoint: Checkpoint) -> Path:
         The file, its content checked against the hash in its name.
 
     Raises:
-        ConversionError: If the site cannot be reached or the content is not what was published.
+        ConversionError: If the site cannot be reached or the content is not the published file.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / checkpoint.file_name
     if not path.exists():
@@ -110,7 +110,7 @@ def write(weights: dict[str, Tensor], path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """One line out of what torch and pickle say, which is long and advises to load unsafely."""
+    """Return one line of torch's and pickle's errors, which are long and advise unsafe loading."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "Unsupported" in line]
     line = next(iter(telling or lines), "")
@@ -118,7 +118,7 @@ def _reason(error: Exception) -> str:
 
 
 def _download_rest(url: str, part: Path) -> None:
-    """Download what `part` does not have yet."""
+    """Download the bytes that `part` lacks."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
