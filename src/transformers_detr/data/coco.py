@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers_detr.data.file_discovery import upright_size
+from transformers_detr.data.file_discovery import only_split, split_name, upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 from transformers_detr.hub.published_checkpoints import NO_CLASS
 
 PANOPTIC_ALONE = (
@@ -21,14 +22,56 @@ _PROBED_IMAGES = 20
 """Images of a file that are looked for to find their folder."""
 
 
-def read_coco(
-    name: str, files: Mapping[str, Path], report: Reporter, keep_category_ids: bool = False
-) -> DetectionDataset:
+_PATTERNS = ("*.json", "annotations/*.json", "*/annotations.json", "*/*annotations.coco.json")
+_NAMES = r"instances|_?annotations"
+_PANOPTIC = "panoptic_"
+_OTHER_JSON = (_PANOPTIC, "captions_", "person_keypoints_", "stuff_", "image_info_", "dataset_info")
+
+
+def find(path: Path) -> dict[str, Path] | None:
+    """Return COCO's annotation file of each split; None if there is none."""
+    if path.suffix == ".json":
+        return {_split_of(path): path}
+    candidates = [file for file in _json_files(path) if not file.name.startswith(_OTHER_JSON)]
+    certain = [file for file in candidates if re.match(_NAMES, file.name)]
+    files: dict[str, Path] = {}
+    for file in certain or filter(_is_coco, candidates):
+        split = _split_of(file)
+        if split in files:
+            raise DatasetError(f"{path}: {files[split]} and {file} are both {split!r}; name one of the files")
+        files[split] = file
+    return files or None
+
+
+def refuse_panoptic_alone(path: Path) -> None:
+    """Say what is missing if a folder holds COCO's panoptic annotations only.
+
+    Raises:
+        DatasetError: If it does.
+    """
+    for file in _json_files(path):
+        if file.name.startswith(_PANOPTIC):
+            raise DatasetError(PANOPTIC_ALONE.format(path=file))
+
+
+def _json_files(path: Path) -> list[Path]:
+    """List the files of a folder that may be COCO's, whatever they hold."""
+    return [file for pattern in _PATTERNS for file in sorted(path.glob(pattern))]
+
+
+def _split_of(file: Path) -> str:
+    return split_name(file.stem) or split_name(file.parent.name) or "train"
+
+
+def read(
+    name: str, layout: Mapping[str, Path], split: str | None, report: Reporter, *, keep_category_ids: bool = False
+) -> ReadDataset:
     """Read COCO JSON files.
 
     Args:
         name: Name of the dataset.
-        files: Annotation file of each split.
+        layout: Annotation file of each split.
+        split: The only split to read; None reads all.
         report: Called with every fault; the entry is skipped if it returns.
         keep_category_ids: Use the category ids as class ids, as the published checkpoints do with COCO's,
             with names "N/A" in the gaps; otherwise classes are numbered from 0 in the order of their ids, and
@@ -37,10 +80,11 @@ def read_coco(
     Raises:
         DatasetError: If a file is not a COCO instances file at all, or declares no category.
     """
-    contents = {split: _load(path) for split, path in files.items()}
+    files = only_split(layout, split, name)
+    contents = {key: _load(path) for key, path in files.items()}
     names: dict[int, str] = {}
-    for split, content in contents.items():
-        _collect_categories(content["categories"], files[split], names, report)
+    for key, content in contents.items():
+        _collect_categories(content["categories"], files[key], names, report)
     if not names:
         raise DatasetError(f"{', '.join(map(str, files.values()))}: no categories")
     if keep_category_ids and min(names) < 0:
@@ -50,11 +94,11 @@ def read_coco(
     class_names = [NO_CLASS] * (max(labels.values()) + 1)
     for id, label in labels.items():
         class_names[label] = names[id]
-    splits = {split: _images(content, files[split], labels, report) for split, content in contents.items()}
-    return DetectionDataset(name, "coco", tuple(class_names), splits)
+    splits = {key: _images(content, files[key], labels, report) for key, content in contents.items()}
+    return ReadDataset(tuple(class_names), splits)
 
 
-def is_coco(path: Path) -> bool:
+def _is_coco(path: Path) -> bool:
     """Whether a JSON file is an instances file, judged by its first objects; captions and results are not."""
     try:
         content = json.loads(path.read_bytes())

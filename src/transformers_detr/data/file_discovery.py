@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
+
+from transformers_detr.data.findings import UnknownSplitError
+
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".jp2"})
 
@@ -65,3 +71,14 @@ def split_name(text: str) -> str | None:
     """The split that a file or folder name speaks of: "instances_val2017" → "val"; None if it names none."""
     words = re.split(r"[^a-z]+", text.lower())
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+
+
+def only_split(splits: Mapping[str, T], split: str | None, name: str) -> dict[str, T]:
+    """Return the wanted split alone, or all if `split` is None.
+
+    Raises:
+        UnknownSplitError: If the dataset `name` has no such split.
+    """
+    if split is not None and split not in splits:
+        raise UnknownSplitError(name, split, splits)
+    return {key: value for key, value in splits.items() if split in (None, key)}

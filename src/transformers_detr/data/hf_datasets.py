@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers_detr.data.file_discovery import split_name, upright_size
-from transformers_detr.data.findings import DatasetError, Finding, Reporter, UnknownSplitError
-from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.data.file_discovery import only_split, split_name, upright_size
+from transformers_detr.data.findings import DatasetError, Finding, Reporter
+from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 
 _BOX_KEYS = ("bbox", "bboxes", "boxes")
 _CLASS_KEYS = ("category", "category_id", "categories", "label", "labels", "class")
@@ -31,13 +31,13 @@ class _Row:
     encoded: partial[bytes]
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether a folder holds a dataset that `datasets` wrote or would read as images with metadata."""
+def find(folder: Path) -> Path | None:
+    """Return a folder that `datasets` wrote, or would read as images with metadata; None for any other."""
     names = ("dataset_dict.json", "state.json", "metadata.jsonl", "*/metadata.jsonl", "*.parquet", "data/*.parquet")
-    return any(next(folder.glob(name), None) is not None for name in names)
+    return folder if any(next(folder.glob(name), None) is not None for name in names) else None
 
 
-def read_hub_dataset(name: str, split: str | None, report: Reporter) -> DetectionDataset:
+def read(name: str, layout: Path, split: str | None, report: Reporter) -> ReadDataset:
     """Read a dataset through the library `datasets`.
 
     The `objects` of a row hold `bbox` and `category` (or a near synonym), and may hold `area` and `iscrowd`.
@@ -46,17 +46,14 @@ def read_hub_dataset(name: str, split: str | None, report: Reporter) -> Detectio
 
     Args:
         name: Folder, or name on the Hub.
+        layout: The folder; unused, as `name` says it.
         split: The only split to read; None reads all.
         report: Called with every fault; the entry is skipped if it returns.
 
     Raises:
         DatasetError: If the library is missing, there is no such dataset, or a column is not as above.
     """
-    tables = {split_name(key) or key: table for key, table in _load(name).items()}
-    if split is not None:
-        if split not in tables:
-            raise UnknownSplitError(name, split, tables)
-        tables = {split: tables[split]}
+    tables = only_split({split_name(key) or key: table for key, table in _load(name).items()}, split, name)
     first = next(iter(tables.values()))
     for column in ("image", "objects"):
         if column not in first.column_names:
@@ -65,7 +62,7 @@ def read_hub_dataset(name: str, split: str | None, report: Reporter) -> Detectio
     class_names, labels = _classes(first.features["objects"], rows.values())
     corners = _are_corners([row for part in rows.values() for row in part])
     splits = {key: tuple(_records(part, labels, corners, Path(name, key), report)) for key, part in rows.items()}
-    return DetectionDataset(name, "datasets", class_names, splits)
+    return ReadDataset(class_names, splits)
 
 
 def _load(name: str) -> Mapping[str, Any]:

@@ -1,17 +1,15 @@
-"""What every reader gives: images with their objects, by split, with class names."""
+"""Records of labeled images and their objects, as every reader returns them."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from transformers_detr.data.findings import DatasetError, UnknownSplitError
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.data.findings import DatasetError
 from transformers_detr.model.image_io_detr import load_image
 
 
@@ -80,97 +78,16 @@ class ImageRecord:
         return {"image_id": self.id, "annotations": [coco_annotation(self, item) for item in self.objects]}
 
 
-@dataclass(frozen=True)
-class DetectionDataset:
-    """A dataset as read.
+class ReadDataset(NamedTuple):
+    """What a reader returns.
 
     Attributes:
-        name: Folder, file or Hub name it came from.
-        format: "coco", "voc", "yolo" or "datasets".
         class_names: Name of each class id.
         splits: Images by split; the usual names are "train", "val" and "test".
     """
 
-    name: str
-    format: str
     class_names: tuple[str, ...]
-    splits: Mapping[str, tuple[ImageRecord, ...]] = field(repr=False)
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Class names as a model's configuration holds them."""
-        return dict(enumerate(self.class_names))
-
-    def split(self, name: str) -> tuple[ImageRecord, ...]:
-        """The images of a split.
-
-        Raises:
-            UnknownSplitError: If there is no such split.
-        """
-        if name not in self.splits:
-            raise UnknownSplitError(self.name, name, self.splits)
-        return self.splits[name]
-
-    def with_validation(self, share: float = 0.2, seed: int = 0) -> DetectionDataset:
-        """Take a validation split out of the training split, unless there is one.
-
-        An image's side depends on its name and the seed, not on the other images: adding images later moves
-        hardly any of the old ones.
-
-        Args:
-            share: Part of the training images to take, between 0 and 1.
-            seed: Names the choice.
-
-        Raises:
-            DatasetError: If there is no training split, or it has fewer than two images.
-        """
-        if "val" in self.splits:
-            return self
-        images = self.split("train")
-        if len(images) < 2:
-            raise DatasetError(f"{self.name}: {len(images)} image cannot be split into train and val")
-        count = min(max(round(share * len(images)), 1), len(images) - 1)
-        order = sorted(images, key=lambda image: zlib.crc32(f"{seed}/{image.path.name}".encode()))
-        chosen = {image.id for image in order[:count]}
-        return replace(
-            self,
-            splits={
-                **self.splits,
-                "train": tuple(image for image in images if image.id not in chosen),
-                "val": tuple(image for image in images if image.id in chosen),
-            },
-        )
-
-    def with_classes(self, class_names: Sequence[str]) -> DetectionDataset:
-        """Number the classes as in a given list, such as a checkpoint's.
-
-        Raises:
-            DatasetError: If an object's class is not in the list.
-        """
-        ids = {name: label for label, name in enumerate(class_names)}
-        used = {item.label for images in self.splits.values() for image in images for item in image.objects}
-        missing = [self.class_names[label] for label in sorted(used) if self.class_names[label] not in ids]
-        if missing:
-            raise DatasetError(f"{self.name}: classes {missing} are not among {list(class_names)}")
-
-        def renumbered(image: ImageRecord) -> ImageRecord:
-            objects = (replace(item, label=ids[self.class_names[item.label]]) for item in image.objects)
-            return replace(image, objects=tuple(objects))
-
-        splits = {name: tuple(map(renumbered, images)) for name, images in self.splits.items()}
-        return replace(self, class_names=tuple(class_names), splits=splits)
-
-    def to_coco(self, split: str) -> dict[str, Any]:
-        """A split in COCO's layout: `images`, `annotations`, `categories`; category ids are class ids."""
-        images = self.split(split)
-        return {
-            "images": [
-                {"id": image.id, "file_name": image.path.name, "height": image.height, "width": image.width}
-                for image in images
-            ],
-            "annotations": [coco_annotation(image, item) for image in images for item in image.objects],
-            "categories": [{"id": label, "name": name} for label, name in self.id2label.items() if name != NO_CLASS],
-        }
+    splits: Mapping[str, tuple[ImageRecord, ...]]
 
 
 def coco_annotation(image: ImageRecord, item: ObjectRecord) -> dict[str, Any]:

@@ -7,21 +7,21 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from transformers_detr.data.file_discovery import image_files, split_name, upright_size
+from transformers_detr.data.file_discovery import image_files, only_split, split_name, upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def find_voc(folder: Path) -> dict[str, list[Path]]:
-    """The annotation files of each split, or nothing if the folder is not in this format.
+def find(folder: Path) -> dict[str, list[Path]] | None:
+    """Return the annotation files of each split; None if the folder is not in this format.
 
     Either a folder `Annotations`, here or up to two levels below, split by the lists in `ImageSets/Main`; or
     folders named after the splits with the XML files beside the images.
     """
     if not folder.is_dir():
-        return {}
+        return None
     for place in sorted(_annotation_folders(folder)):
         files = sorted(place.glob("*.xml"))
         if files:
@@ -31,10 +31,10 @@ def find_voc(folder: Path) -> dict[str, list[Path]]:
         files = sorted(child.glob("*.xml"))
         if files:
             splits[split_name(child.name) or "train"] = files
-    return splits
+    return splits or None
 
 
-def read_voc(name: str, files: Mapping[str, list[Path]], report: Reporter) -> DetectionDataset:
+def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report: Reporter) -> ReadDataset:
     """Read Pascal VOC annotations.
 
     The corners are taken as they are: the width is xmax − xmin. Objects marked difficult are kept. Classes are
@@ -42,13 +42,14 @@ def read_voc(name: str, files: Mapping[str, list[Path]], report: Reporter) -> De
 
     Args:
         name: Name of the dataset.
-        files: Annotation files of each split.
+        layout: Annotation files of each split.
+        split: The only split to keep; None keeps all. All are read: the classes are known only then.
         report: Called with every fault; the entry is skipped if it returns.
 
     Raises:
         DatasetError: If there is no object in the dataset.
     """
-    parsed = {split: list(_parse(paths, report)) for split, paths in files.items()}
+    parsed = {key: list(_parse(paths, report)) for key, paths in layout.items()}
     class_names = sorted(
         {
             object_name
@@ -65,7 +66,7 @@ def read_voc(name: str, files: Mapping[str, list[Path]], report: Reporter) -> De
         split: tuple(image for path, root in documents if (image := reader.image(path, root)) is not None)
         for split, documents in parsed.items()
     }
-    return DetectionDataset(name, "voc", tuple(class_names), splits)
+    return ReadDataset(tuple(class_names), only_split(splits, split, name))
 
 
 class _Reader:

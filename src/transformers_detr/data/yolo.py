@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from transformers_detr.data.file_discovery import image_files, split_name, upright_size
+from transformers_detr.data.file_discovery import image_files, only_split, split_name, upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
-from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 
 _LARGEST_RELATIVE = 1.5
 """A coordinate above this is no slip beyond the frame but a pixel."""
@@ -26,7 +26,7 @@ class YoloLayout:
     images: Mapping[str, tuple[Path, ...]]
 
 
-def find_yolo(path: Path) -> YoloLayout | None:
+def find(path: Path) -> YoloLayout | None:
     """Read the layout from `data.yaml` (the file, or its folder) or `classes.txt`; None if neither is there.
 
     Raises:
@@ -43,22 +43,23 @@ def find_yolo(path: Path) -> YoloLayout | None:
     return None
 
 
-def read_yolo(name: str, layout: YoloLayout, report: Reporter) -> DetectionDataset:
+def read(name: str, layout: YoloLayout, split: str | None, report: Reporter) -> ReadDataset:
     """Read YOLO label files; an image without one has no objects.
 
     A line is `class cx cy width height`, or `class x1 y1 x2 y2 …` for a polygon.
 
     Args:
         name: Name of the dataset.
-        layout: From `find_yolo`.
+        layout: From `find`.
+        split: The only split to read; None reads all.
         report: Called with every fault; the entry is skipped if it returns.
     """
     reader = _Reader(layout, report)
     splits = {
-        split: tuple(image for path in paths if (image := reader.image(path)) is not None)
-        for split, paths in layout.images.items()
+        key: tuple(image for path in paths if (image := reader.image(path)) is not None)
+        for key, paths in only_split(layout.images, split, name).items()
     }
-    return DetectionDataset(name, "yolo", layout.class_names, splits)
+    return ReadDataset(layout.class_names, splits)
 
 
 class _Reader:

@@ -1,0 +1,89 @@
+"""Registry of dataset readers: one row per format.
+
+Each reader is a file of this folder with two functions: `find(path)` returns the layout of a dataset, or None if `path`
+is not in its format; `read(name, layout, split, report)` returns a `ReadDataset`. Readers are imported when needed, so
+that help texts can list the formats without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers_detr.data.findings import DatasetError, Reporter
+
+if TYPE_CHECKING:
+    from transformers_detr.data.records import ReadDataset
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """One format.
+
+    Attributes:
+        label: Its name for users.
+        layout: Files by which it is recognized, for messages.
+        module: File of this folder with `find` and `read`.
+    """
+
+    label: str
+    layout: str
+    module: str
+
+    @property
+    def functions(self) -> Any:
+        """The reader's module."""
+        return importlib.import_module(f"transformers_detr.data.{self.module}")
+
+
+READERS = {
+    "coco": DatasetReader("COCO", "annotations/instances_train.json, annotations.json", "coco"),
+    "yolo": DatasetReader("YOLO", "data.yaml, classes.txt", "yolo"),
+    "voc": DatasetReader("Pascal VOC", "Annotations/*.xml", "voc"),
+    "datasets": DatasetReader("Hugging Face datasets", "dataset_dict.json, metadata.jsonl, *.parquet", "hf_datasets"),
+}
+"""Formats by the value of `DetectionDataset.format`, in the order in which they are tried."""
+
+FORMATS = ", ".join(reader.label for reader in READERS.values())
+DATASET_HELP = f"Folder or file ({FORMATS}), or name on the Hub."
+
+
+def read_dataset(
+    source: str | Path, split: str | None, report: Reporter, keep_category_ids: bool = False
+) -> tuple[str, ReadDataset]:
+    """Find the format of a dataset and read it.
+
+    Args:
+        source: Folder, file or Hub name.
+        split: The only split to read; None reads all.
+        report: Called with each fault; the entry is skipped if it returns.
+        keep_category_ids: COCO only: use the category ids as class ids.
+
+    Returns:
+        The format, a key of `READERS`, and the dataset.
+
+    Raises:
+        DatasetError: If there is no dataset, or a fault that makes it unreadable.
+    """
+    path, name = Path(source), str(source)
+    if not path.exists():
+        if not HUB_NAME.fullmatch(name):
+            raise DatasetError(f"{name}: no such file or folder")
+        return "datasets", READERS["datasets"].functions.read(name, path, split, report)
+    for format_, reader in READERS.items():
+        layout = reader.functions.find(path)
+        if layout is None:
+            continue
+        if keep_category_ids:
+            if format_ != "coco":
+                raise DatasetError(f"{name}: not a COCO dataset, so it has no category ids to keep")
+            return format_, reader.functions.read(name, layout, split, report, keep_category_ids=True)
+        return format_, reader.functions.read(name, layout, split, report)
+    READERS["coco"].functions.refuse_panoptic_alone(path)
+    looked_for = "; ".join(f"{reader.label}: {reader.layout}" for reader in READERS.values())
+    raise DatasetError(f"{name}: no dataset found. Looked for {looked_for}")
