@@ -25,8 +25,7 @@ from matplotlib.figure import Figure
 from report import machine, print_rows, write_json
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from transformers_detr.data.load import open_dataset
-from transformers_detr.data.records import DetectionDataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.model_setup import set_up_model
 from transformers_detr.training.progress_callback import ProgressBar
@@ -132,7 +131,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for numbers and plot")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    dataset = open_dataset(given.data)
+    dataset = DetectionDataset.load(given.data)
     given.output.mkdir(parents=True, exist_ok=True)
     curves: dict[str, Curve] = {}
     for seed in given.seeds:

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; loaded when the name is first used.
 _HOMES = {
+    "DetectionDataset": "data.detection_dataset",
     "Detections": "inference.detections",
     "Detector": "inference.detector",
     "DetrConfig": "model.configuration_detr",
@@ -23,6 +24,7 @@ _HOMES = {
     "DetrTrainingArguments": "training.arguments",
     "Segmenter": "inference.detector",
     "Segments": "inference.segments",
+    "check_dataset": "data.check_workflow",
     "evaluate": "evaluation.evaluation_workflow",
     "explain": "explanation.explanation",
     "export_model": "export.export_workflow",
@@ -31,6 +33,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DetectionDataset",
     "Detections",
     "Detector",
     "DetrConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "DetrTrainingArguments",
     "Segmenter",
     "Segments",
+    "check_dataset",
     "evaluate",
     "explain",
     "export_model",
@@ -50,6 +54,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from transformers_detr.data.check_workflow import check_dataset
+    from transformers_detr.data.detection_dataset import DetectionDataset
     from transformers_detr.evaluation.evaluation_workflow import evaluate
     from transformers_detr.explanation.explanation import explain
     from transformers_detr.export.export_workflow import export_model

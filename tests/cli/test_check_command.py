@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from transformers_detr.cli.check import check
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import write_scenes
 
 
@@ -47,7 +47,8 @@ def test_faults_are_shown_written_and_repaired(run, folder, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert [finding["annotation_id"] for finding in report["findings"]] == [1, 2, 3, 4, 5, 6]
     counts = [
-        sum(len(image.objects) for image in open_dataset(path).split("train")) for path in (folder, tmp_path / "clean")
+        sum(len(image.objects) for image in DetectionDataset.load(path).split("train"))
+        for path in (folder, tmp_path / "clean")
     ]
     assert counts[0] - counts[1] == 6
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from evaluation.oracles import pycocotools_evaluation
 from evaluation.scene_model import scene_detector
 from transformers_detr import cli
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import write_scenes
 from transformers_detr.evaluation.predict import predict
 from transformers_detr.evaluation.predictions import read_predictions, to_coco_results
@@ -34,7 +34,7 @@ def model(tmp_path_factory):
 def scenes(model, tmp_path_factory):
     """Generated scenes, with objects added where the model sees some."""
     folder = write_scenes(tmp_path_factory.mktemp("data") / "scenes", 7, seed=5)
-    records = open_dataset(folder).split("train")
+    records = DetectionDataset.load(folder).split("train")
     content = json.loads((folder / "annotations.json").read_text())
     for (prediction,) in predict(*scene_detector(), [[record] for record in records]):
         for query in range(prediction.image_id % 4, 12, 3):
@@ -67,7 +67,7 @@ def metrics_of(output):
 
 def test_the_numbers_are_those_of_pycocotools(finished, scenes):
     output, said = finished
-    truth = open_dataset(scenes).to_coco("train")
+    truth = DetectionDataset.load(scenes).to_coco("train")
     results = list(to_coco_results(read_predictions(output / "predictions.jsonl")))
     assert len(results) == 7 * 12
     oracle = pycocotools_evaluation(truth, results, "bbox").stats

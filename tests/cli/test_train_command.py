@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from data.conftest import WRITERS
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor, cli
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene
 
 QUICK = ("--set", "use_cpu=true", "--set", "report_to=none", "--workers", "0", "--epochs", "1")
@@ -54,7 +54,7 @@ def test_every_format_trains_an_epoch(name, written, model, tmp_path):
     assert "new, except for star and “no object”" in result.output
     assert "best AP" in (output / "training.html").read_text(encoding="utf-8")
     trained = DetrForObjectDetection.from_pretrained(output)
-    assert trained.config.id2label == open_dataset(written(name)).id2label
+    assert trained.config.id2label == DetectionDataset.load(written(name)).id2label
     assert set(trained.config.id2label.values()) == set(CLASS_NAMES)
     processor = DetrImageProcessor.from_pretrained(output)
     image = make_scene(21, 0).image
@@ -117,7 +117,9 @@ def test_masks_are_learned_too(written, tmp_path):
     assert f"detr segment PHOTO --model {output}" in " ".join(result.output.split())
     log = json.loads((output / "trainer_state.json").read_text())["log_history"]
     assert {"loss_dice", "loss_mask", "eval_mask_AP"} <= {name for entry in log for name in entry}
-    assert DetrForSegmentation.from_pretrained(output).config.id2label == open_dataset(written("coco")).id2label
+    assert (
+        DetrForSegmentation.from_pretrained(output).config.id2label == DetectionDataset.load(written("coco")).id2label
+    )
     assert yaml.safe_load((output / "recipe.yaml").read_text())["training"]["masks"]
     without = run("--data", written("voc"), "--model", output, "--output", tmp_path / "other", *QUICK)
     assert without.exit_code == 1

@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 
 from transformers_detr.data.check_workflow import check_dataset
 from transformers_detr.data.checks import judge_box
-from transformers_detr.data.cleaning import cleaned, write_coco
+from transformers_detr.data.cleaning import write_coco
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import KINDS, Severity
-from transformers_detr.data.load import open_dataset
 from transformers_detr.data.synthetic import CLASS_NAMES
 
 
@@ -204,7 +204,7 @@ def test_a_cleaned_copy_keeps_nothing_that_can_be_repaired(larger_coco_folder, t
     plant_everything(larger_coco_folder)
     before = tree_digest(larger_coco_folder)
     report = check_dataset(larger_coco_folder, num_queries=40)
-    write_coco(cleaned(report), tmp_path / "clean")
+    report.fix(tmp_path / "clean")
     assert tree_digest(larger_coco_folder) == before
     again = check_dataset(tmp_path / "clean", num_queries=40)
     unrepairable = {code for code, kind in KINDS.items() if kind.repair is None}
@@ -215,8 +215,8 @@ def test_a_cleaned_copy_keeps_nothing_that_can_be_repaired(larger_coco_folder, t
 
 def test_a_clean_dataset_is_copied_as_it_is(larger_coco_folder, tmp_path):
     report = check_dataset(larger_coco_folder)
-    write_coco(cleaned(report), tmp_path / "copy")
-    copy = open_dataset(tmp_path / "copy")
+    report.fix(tmp_path / "copy")
+    copy = DetectionDataset.load(tmp_path / "copy")
     for split, records in report.dataset.splits.items():
         for before, after in zip(records, copy.split(split), strict=True):
             assert after.path.read_bytes() == before.path.read_bytes()
@@ -230,7 +230,7 @@ def test_a_clean_dataset_is_copied_as_it_is(larger_coco_folder, tmp_path):
 def test_boxes_are_repaired_as_promised(larger_coco_folder):
     plant_everything(larger_coco_folder)
     report = check_dataset(larger_coco_folder, num_queries=40)
-    train = {record.id: record for record in cleaned(report).split("train")}
+    train = {record.id: record for record in report.cleaned().split("train")}
     original = {record.id: record for record in report.dataset.split("train")}
 
     def only(code):
@@ -273,7 +273,7 @@ def test_boxes_follow_the_exif_rotation(tmp_path, coco_folder, scenes, orientati
 
     report = check_dataset(file)
     assert places(report, "exif-unrotated") == {(entry["id"], None)}
-    write_coco(cleaned(report), tmp_path / "clean")
+    report.fix(tmp_path / "clean")
     again = check_dataset(tmp_path / "clean")
     assert not {"exif-unrotated", "size-mismatch", "segmentation-outside-box"} & codes(again)
     record = next(r for r in again.dataset.split("train") if r.path.name == entry["file_name"])
@@ -333,7 +333,7 @@ def test_yolo_boxes_in_pixels(yolo_folder, tmp_path):
     report = check_dataset(yolo_folder)
     ((finding,),) = (report.by_code()["box-in-pixels"],)
     assert (finding.file, finding.place, finding.image_id) == (label, "line 1", 0)
-    assert cleaned(report).split("train")[0].objects[0].box_xywh_px == (40, 55, 20, 10)
+    assert report.cleaned().split("train")[0].objects[0].box_xywh_px == (40, 55, 20, 10)
 
 
 def test_voc_annotations_missing(voc_folder):

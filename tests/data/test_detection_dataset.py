@@ -6,14 +6,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.readers import DATASET_HELP, READERS
 from transformers_detr.data.synthetic import CLASS_NAMES, write_scenes
 
 
 def test_every_format_reads_the_same_truth(format_folder, scenes):
     name, folder = format_folder
-    dataset = open_dataset(folder)
+    dataset = DetectionDataset.load(folder)
     assert dataset.format == name
     # VOC declares no classes: they are those that occur, by name
     assert sorted(dataset.class_names) == sorted(CLASS_NAMES)
@@ -37,16 +38,16 @@ def test_every_format_reads_the_same_truth(format_folder, scenes):
 
 def test_one_split_alone(format_folder):
     _, folder = format_folder
-    dataset = open_dataset(folder, "val")
+    dataset = DetectionDataset.load(folder, "val")
     assert list(dataset.splits) == ["val"]
     assert sorted(dataset.class_names) == sorted(CLASS_NAMES)
     with pytest.raises(DatasetError, match="no split 'test'"):
-        open_dataset(folder, "test")
+        DetectionDataset.load(folder, "test")
 
 
 def test_annotation_ids_are_unique(format_folder):
     _, folder = format_folder
-    for images in open_dataset(folder).splits.values():
+    for images in DetectionDataset.load(folder).splits.values():
         ids = [item.id for image in images for item in image.objects]
         assert len(set(ids)) == len(ids) > 0
         assert len({image.id for image in images}) == len(images)
@@ -54,7 +55,7 @@ def test_annotation_ids_are_unique(format_folder):
 
 def test_coco_target_is_what_the_processor_takes(coco_folder):
     content = json.loads((coco_folder / "annotations" / "instances_val2017.json").read_text())
-    dataset = open_dataset(coco_folder)
+    dataset = DetectionDataset.load(coco_folder)
     for record in dataset.split("val"):
         target = record.coco_target()
         expected = [
@@ -66,7 +67,7 @@ def test_coco_target_is_what_the_processor_takes(coco_folder):
 
 
 def test_coco_category_ids_can_be_kept(coco_folder):
-    dataset = open_dataset(coco_folder, keep_category_ids=True)
+    dataset = DetectionDataset.load(coco_folder, keep_category_ids=True)
     assert len(dataset.class_names) == 10 + 3 * 7 + 1
     assert dataset.id2label[13] == "square"
     assert dataset.class_names[11] == "N/A"
@@ -75,11 +76,11 @@ def test_coco_category_ids_can_be_kept(coco_folder):
 
 def test_only_coco_has_category_ids(yolo_folder):
     with pytest.raises(DatasetError, match="not a COCO dataset"):
-        open_dataset(yolo_folder, keep_category_ids=True)
+        DetectionDataset.load(yolo_folder, keep_category_ids=True)
 
 
 def test_published_layout_of_coco(shared_path):
-    dataset = open_dataset(shared_path("data", "coco_mini"), keep_category_ids=True)
+    dataset = DetectionDataset.load(shared_path("data", "coco_mini"), keep_category_ids=True)
     assert (len(dataset.class_names), dataset.class_names[90]) == (91, "toothbrush")
     records = dataset.split("val")
     assert len(records) == 40
@@ -87,7 +88,7 @@ def test_published_layout_of_coco(shared_path):
 
 
 def test_bccd(shared_path):
-    dataset = open_dataset(shared_path("data", "bccd"))
+    dataset = DetectionDataset.load(shared_path("data", "bccd"))
     assert dataset.class_names == ("Platelets", "RBC", "WBC")
     assert {split: len(images) for split, images in dataset.splits.items()} == {
         "train": 205,
@@ -98,13 +99,13 @@ def test_bccd(shared_path):
 
 
 def test_a_json_file_alone(coco_folder):
-    dataset = open_dataset(coco_folder / "annotations" / "instances_val2017.json")
+    dataset = DetectionDataset.load(coco_folder / "annotations" / "instances_val2017.json")
     assert list(dataset.splits) == ["val"]
     assert all(record.path.is_file() for record in dataset.split("val"))
 
 
 def test_generated_scenes_are_one_split(tmp_path):
-    dataset = open_dataset(write_scenes(tmp_path / "scenes", 3))
+    dataset = DetectionDataset.load(write_scenes(tmp_path / "scenes", 3))
     assert {split: len(images) for split, images in dataset.splits.items()} == {"train": 3}
 
 
@@ -114,7 +115,7 @@ def test_folders_of_an_annotation_service(coco_folder, tmp_path):
         target = tmp_path / "export" / folder
         shutil.copytree(coco_folder / f"{split}2017", target)
         shutil.copy(coco_folder / "annotations" / f"instances_{split}2017.json", target / "_annotations.coco.json")
-    dataset = open_dataset(tmp_path / "export")
+    dataset = DetectionDataset.load(tmp_path / "export")
     assert set(dataset.splits) == {"train", "val"}
     assert all(record.path.is_file() for images in dataset.splits.values() for record in images)
 
@@ -122,14 +123,14 @@ def test_folders_of_an_annotation_service(coco_folder, tmp_path):
 def test_other_json_files_of_coco_are_passed_over(coco_folder):
     for name in ("captions_val2017.json", "panoptic_val2017.json"):
         (coco_folder / "annotations" / name).write_text('{"images": [], "annotations": [], "categories": []}')
-    assert set(open_dataset(coco_folder).splits) == {"train", "val"}
+    assert set(DetectionDataset.load(coco_folder).splits) == {"train", "val"}
 
 
 def test_two_files_for_a_split(coco_folder):
     annotations = coco_folder / "annotations"
     shutil.copy(annotations / "instances_val2017.json", annotations / "instances_val_small.json")
     with pytest.raises(DatasetError, match="both 'val'"):
-        open_dataset(coco_folder)
+        DetectionDataset.load(coco_folder)
 
 
 def test_voc_beside_the_images(voc_folder, tmp_path):
@@ -138,7 +139,7 @@ def test_voc_beside_the_images(voc_folder, tmp_path):
     for index in range(4):
         shutil.copy(voc_folder / "Annotations" / f"scene{index:02d}.xml", target)
         shutil.copy(voc_folder / "JPEGImages" / f"scene{index:02d}.png", target)
-    dataset = open_dataset(tmp_path / "export")
+    dataset = DetectionDataset.load(tmp_path / "export")
     assert dataset.format == "voc"
     assert len(dataset.split("train")) == 4
     assert all(record.path.is_file() for record in dataset.split("train"))
@@ -146,23 +147,23 @@ def test_voc_beside_the_images(voc_folder, tmp_path):
 
 def test_yolo_layouts(yolo_folder):
     """The exports' `../train/images`, a text file of images, and classes.txt instead of data.yaml."""
-    truth = open_dataset(yolo_folder)
-    assert open_dataset(yolo_folder / "data.yaml").splits == truth.splits
+    truth = DetectionDataset.load(yolo_folder)
+    assert DetectionDataset.load(yolo_folder / "data.yaml").splits == truth.splits
     lines = [f"./images/val/scene{index:02d}.png" for index in range(8, 12)]
     (yolo_folder / "val.txt").write_text("\n".join(lines))
     content = {"train": "../images/train", "val": "val.txt", "names": list(CLASS_NAMES), "nc": 8}
     (yolo_folder / "data.yaml").write_text(yaml.safe_dump(content))
-    images = open_dataset(yolo_folder).splits
+    images = DetectionDataset.load(yolo_folder).splits
     assert [len(image.objects) for image in images["val"]] == [len(image.objects) for image in truth.split("val")]
     (yolo_folder / "data.yaml").unlink()
     (yolo_folder / "classes.txt").write_text("\n".join(CLASS_NAMES))
-    assert open_dataset(yolo_folder).splits["train"] == truth.split("train")
+    assert DetectionDataset.load(yolo_folder).splits["train"] == truth.split("train")
 
 
 def test_yolo_polygons(yolo_folder):
     label = next((yolo_folder / "labels" / "train").glob("*.txt"))
     label.write_text("2 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
-    record = next(image for image in open_dataset(yolo_folder).split("train") if image.source == label)
+    record = next(image for image in DetectionDataset.load(yolo_folder).split("train") if image.source == label)
     (item,) = record.objects
     width, height = record.width, record.height
     assert item.box_xywh_px == (width / 4, height / 4, width / 2, height / 2)
@@ -187,7 +188,7 @@ def test_hub_objects_in_their_usual_shapes(tmp_path, layout, corners):
     table = table.cast_column("image", datasets.Image())
     datasets.disable_progress_bars()
     table.save_to_disk(str(tmp_path / "saved"))
-    dataset = open_dataset(tmp_path / "saved")
+    dataset = DetectionDataset.load(tmp_path / "saved")
     assert dataset.class_names == ("cat", "dog")
     (record,) = dataset.split("train")
     assert [list(item.box_xywh_px) for item in record.objects] == boxes
@@ -209,7 +210,7 @@ def test_images_with_metadata_file(tmp_path, monkeypatch, scenes):
             line = {"file_name": f"{index}.png", "objects": {"bbox": boxes, "categories": names}}
             file.write(json.dumps(line) + "\n")
     datasets.disable_progress_bars()
-    dataset = open_dataset(tmp_path / "export")
+    dataset = DetectionDataset.load(tmp_path / "export")
     for index, record in enumerate(dataset.split("val")):
         assert record.load_image().tobytes() == scenes(index).image.tobytes()
         assert [dataset.class_names[item.label] for item in record.objects] == [
@@ -224,13 +225,13 @@ def test_exif_rotation_is_applied(yolo_folder):
     with Image.open(path) as image:
         size = image.size
         image.save(path, exif=exif)
-    record = next(image for image in open_dataset(yolo_folder).split("train") if image.path == path)
+    record = next(image for image in DetectionDataset.load(yolo_folder).split("train") if image.path == path)
     assert (record.height, record.width) == size
     assert record.load_image().size == (record.width, record.height)
 
 
 def test_validation_split_by_seed(tmp_path):
-    dataset = open_dataset(write_scenes(tmp_path / "scenes", 20))
+    dataset = DetectionDataset.load(write_scenes(tmp_path / "scenes", 20))
     parted = dataset.with_validation(0.25, seed=1)
     train, val = ({image.id for image in parted.split(name)} for name in ("train", "val"))
     assert (len(train), len(val), train & val) == (15, 5, set())
@@ -240,7 +241,7 @@ def test_validation_split_by_seed(tmp_path):
 
 
 def test_classes_numbered_as_a_checkpoint_has_them(voc_folder):
-    dataset = open_dataset(voc_folder)
+    dataset = DetectionDataset.load(voc_folder)
     names = ["something else", *reversed(CLASS_NAMES)]
     renumbered = dataset.with_classes(names)
     for before, after in zip(dataset.split("val"), renumbered.split("val"), strict=True):
@@ -279,18 +280,18 @@ def test_coco_faults_are_named(coco_folder, spoil, message):
     spoil(content)
     file.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=message) as caught:
-        open_dataset(file)
+        DetectionDataset.load(file)
     assert str(file) in str(caught.value)
 
 
 def test_coco_size_comes_from_the_image_where_it_is_not_stated(coco_folder):
     file = coco_folder / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
-    truth = open_dataset(file)
+    truth = DetectionDataset.load(file)
     for entry in content["images"]:
         entry.pop("height")
     file.write_text(json.dumps(content))
-    assert open_dataset(file).splits == truth.splits
+    assert DetectionDataset.load(file).splits == truth.splits
 
 
 def test_category_ids_of_one_name_become_one_class(coco_folder):
@@ -298,7 +299,7 @@ def test_category_ids_of_one_name_become_one_class(coco_folder):
     content = json.loads(file.read_text())
     content["categories"].insert(0, {"id": 0, "name": "square"})
     file.write_text(json.dumps(content))
-    dataset = open_dataset(file)
+    dataset = DetectionDataset.load(file)
     assert sorted(dataset.class_names) == sorted(CLASS_NAMES)
     assert dataset.class_names[0] == "square"
 
@@ -307,7 +308,7 @@ def test_text_that_is_no_json(coco_folder):
     file = coco_folder / "annotations" / "instances_train2017.json"
     file.write_text("{")
     with pytest.raises(DatasetError, match=r"instances_train2017\.json: not JSON: .*line 1"):
-        open_dataset(coco_folder)
+        DetectionDataset.load(coco_folder)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_yolo_faults_are_named(yolo_folder, line, message):
     file = yolo_folder / "labels" / "train" / "scene00.txt"
     file.write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     with pytest.raises(DatasetError, match=message) as caught:
-        open_dataset(yolo_folder)
+        DetectionDataset.load(yolo_folder)
     assert str(file) in str(caught.value)
 
 
@@ -341,7 +342,7 @@ def test_yolo_configuration_faults(yolo_folder, content, message):
     file = yolo_folder / "data.yaml"
     file.write_text(yaml.safe_dump(content))
     with pytest.raises(DatasetError, match=message):
-        open_dataset(file)
+        DetectionDataset.load(file)
 
 
 @pytest.mark.parametrize(
@@ -355,18 +356,18 @@ def test_voc_faults_are_named(voc_folder, old, new, message):
     file = voc_folder / "Annotations" / "scene00.xml"
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(DatasetError, match=message) as caught:
-        open_dataset(voc_folder)
+        DetectionDataset.load(voc_folder)
     assert str(file) in str(caught.value)
 
 
 def test_voc_list_without_annotations(voc_folder):
     (voc_folder / "Annotations" / "scene09.xml").unlink()
     with pytest.raises(DatasetError, match=r"scene09\.xml: cannot be read: No such file"):
-        open_dataset(voc_folder)
+        DetectionDataset.load(voc_folder)
 
 
 def test_unreadable_image_names_itself(coco_folder):
-    dataset = open_dataset(coco_folder)
+    dataset = DetectionDataset.load(coco_folder)
     record = dataset.split("val")[0]
     record.path.write_bytes(b"not an image")
     with pytest.raises(DatasetError, match=r"scene08\.png, image 8: .*cannot be read as a picture"):
@@ -375,6 +376,24 @@ def test_unreadable_image_names_itself(coco_folder):
 
 def test_nothing_there(tmp_path):
     with pytest.raises(DatasetError, match="no such file or folder"):
-        open_dataset(tmp_path / "missing")
-    with pytest.raises(DatasetError, match="no dataset found: neither COCO"):
-        open_dataset(tmp_path)
+        DetectionDataset.load(tmp_path / "missing")
+    with pytest.raises(DatasetError, match=r"no dataset found\. Looked for COCO"):
+        DetectionDataset.load(tmp_path)
+
+
+def test_a_split_knows_its_dataset(coco_folder):
+    dataset = DetectionDataset.load(coco_folder)
+    split = dataset.split("val")
+    assert split == dataset.splits["val"]
+    assert (split.dataset, split.name, split.class_names) == (dataset, "val", dataset.class_names)
+    assert split.to_coco() == dataset.to_coco("val")
+    again = pickle.loads(pickle.dumps(split))
+    assert (again, again.name) == (split, "val")
+
+
+@pytest.mark.parametrize("format_", READERS)
+def test_help_and_errors_are_made_from_the_registry(format_, tmp_path):
+    assert READERS[format_].label in DATASET_HELP
+    with pytest.raises(DatasetError) as caught:
+        DetectionDataset.load(tmp_path)
+    assert f"{READERS[format_].label}: {READERS[format_].layout}" in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluation.scene_model import scene_detector
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import write_scenes
 
 IMAGES = 11
@@ -25,9 +25,9 @@ def shared_scene_detector():
 
 @pytest.fixture(scope="session")
 def scene_records(scenes):
-    return open_dataset(scenes).split("train")
+    return DetectionDataset.load(scenes).split("train")
 
 
 @pytest.fixture(scope="session")
 def scene_truth(scenes):
-    return open_dataset(scenes).to_coco("train")
+    return DetectionDataset.load(scenes).to_coco("train")

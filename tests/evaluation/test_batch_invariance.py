@@ -7,7 +7,7 @@ import pytest
 
 from convert_original import config_of
 from key_map import to_stored
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.evaluation.padding_check import padding_differences
 from transformers_detr.evaluation.predict import plan_batches, predict
 from transformers_detr.hub.published_checkpoints import CHECKPOINTS
@@ -27,7 +27,7 @@ def golden_dc5(golden_state_dict):
 
 @pytest.fixture(scope="module")
 def images(shared_path):
-    return open_dataset(shared_path("data", "coco_mini"), keep_category_ids=True).split("val")
+    return DetectionDataset.load(shared_path("data", "coco_mini"), keep_category_ids=True).split("val")
 
 
 def predictions_of(detector, images, batch_size, exact_padding):

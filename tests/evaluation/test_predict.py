@@ -10,7 +10,7 @@ import torch
 
 from evaluation.oracles import pycocotools_evaluation
 from evaluation.processes import run_process
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.compute_metrics import DetectionMetrics
 from transformers_detr.evaluation.padding_check import padding_differences
@@ -102,7 +102,7 @@ def test_batches_hold_similar_shapes_and_every_image_once(scene_records):
 
 
 def test_images_that_cannot_be_read_are_named_and_count(scene_detector, broken, alone):
-    dataset = open_dataset(broken)
+    dataset = DetectionDataset.load(broken)
     found = predictions_of(scene_detector, dataset.split("train"), 3)
     assert found.keys() == alone.keys()
     errors = {image_id: p.error for image_id, p in found.items() if p.error}

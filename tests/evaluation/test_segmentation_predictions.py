@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from evaluation.oracles import pycocotools_evaluation
 from transformers_detr import DetrForSegmentation, DetrImageProcessor, cli
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.predict import plan_batches, predict
@@ -87,7 +87,7 @@ def predicted(detector, data, tmp_path_factory):
     """Predictions in a batch with padding, and the folder of their pictures."""
     folder = tmp_path_factory.mktemp("panoptic")
     collect = partial(segmentations, folder=folder, stuff=[STUFF])
-    batches = plan_batches(open_dataset(data).split("val"), IMAGES)
+    batches = plan_batches(DetectionDataset.load(data).split("val"), IMAGES)
     return [p for batch in predict(*detector, batches, collect=collect) for p in batch], folder
 
 
@@ -115,7 +115,7 @@ def test_the_truth_of_photographs_as_prediction_is_perfect(shared_path):
 
 
 def test_every_query_has_its_mask(predicted, data):
-    records = {record.id: record for record in open_dataset(data).split("val")}
+    records = {record.id: record for record in DetectionDataset.load(data).split("val")}
     for prediction in predicted[0]:
         assert len(prediction.masks) == len(prediction.scores) == 10
         size = [records[prediction.image_id].height, records[prediction.image_id].width]
@@ -126,7 +126,9 @@ def test_masks_in_a_batch_are_those_alone(predicted, detector, data, tmp_path):
     collect = partial(segmentations, folder=tmp_path, stuff=[STUFF])
     alone = {
         prediction.image_id: prediction
-        for (prediction,) in predict(*detector, [[r] for r in open_dataset(data).split("val")], collect=collect)
+        for (prediction,) in predict(
+            *detector, [[r] for r in DetectionDataset.load(data).split("val")], collect=collect
+        )
     }
     pixels = different = 0
     for prediction in predicted[0]:
@@ -139,7 +141,7 @@ def test_masks_in_a_batch_are_those_alone(predicted, detector, data, tmp_path):
 
 
 def test_mask_scores_equal_pycocotools(predicted, data):
-    dataset = open_dataset(data).to_coco("val")
+    dataset = DetectionDataset.load(data).to_coco("val")
     ours = score_detections(dataset, predicted[0], "segm")
     oracle = pycocotools_evaluation(dataset, list(to_coco_results(predicted[0])), "segm").stats
     assert [-1 if np.isnan(v) else v for v in ours.summary.values()] == pytest.approx(oracle.tolist(), abs=1e-9)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bundled_card import bundled_card
 from transformers_detr import Detector, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.predict import plan_batches, predict
@@ -59,7 +59,7 @@ def test_stock_gives_the_same_boxes_on_ten_scenes_if_it_keeps_the_activations():
 
 def score(tmp_path, count):
     write_scenes(tmp_path / "held", count, seed=3)
-    dataset = open_dataset(tmp_path / "held")
+    dataset = DetectionDataset.load(tmp_path / "held")
     (split,) = dataset.splits
     model, processor = load_pretrained(DetrForObjectDetection, NAME)
     batches = plan_batches(dataset.split(split), 8, not model.supports_exact_padding)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import write_scenes
 from transformers_detr.training.arguments import DetrTrainingArguments
 
@@ -37,7 +37,7 @@ def scenes_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scenes(scenes_folder):
     """The same, opened."""
-    return open_dataset(scenes_folder)
+    return DetectionDataset.load(scenes_folder)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.trainer import DetrTrainer
 
@@ -41,7 +41,7 @@ def run(scenes: Path, output: Path) -> None:
         logging_steps=1,
     )
     processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    trainer = DetrTrainer(model, arguments, open_dataset(scenes), processor)
+    trainer = DetrTrainer(model, arguments, DetectionDataset.load(scenes), processor)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.is_dir() else None)
     trainer.save_model()
     trainer.save_state()

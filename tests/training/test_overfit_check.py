@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.training import trainer
 from transformers_detr.training.overfit_check import IMAGES, OverfitResult, overfit
 
@@ -59,7 +59,7 @@ def test_the_verdict_follows_from_ap(ap, verdict):
 @pytest.mark.slow
 def test_a_fresh_model_overfits_eight_photos(shared_path, tmp_path):
     """Takes 8 minutes of one core (measured: AP 0.97 after 1200 of at most 1500 steps)."""
-    dataset = open_dataset(shared_path("data", "coco_mini"), split="val")
+    dataset = DetectionDataset.load(shared_path("data", "coco_mini"), split="val")
     dataset = type(dataset)(dataset.name, dataset.format, dataset.class_names, {"train": dataset.split("val")})
     torch.manual_seed(0)
     model = DetrForObjectDetection(DetrConfig(**FRESH, num_labels=len(dataset.class_names)))

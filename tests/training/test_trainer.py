@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from training import killed_training, two_processes
 from transformers_detr import DetrForObjectDetection, DetrForSegmentation
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.predict import plan_batches, predict
 from transformers_detr.training.arguments import DetrTrainingArguments
@@ -262,7 +262,7 @@ def test_two_processes_train_one_model_and_score_every_image_once(scenes_folder,
     result = json.loads((output / "result.json").read_text())
     assert result["equal"]
     assert result["steps"] == 6  # 10 images: 5 or 6 batches of 2 by shape, so 3 steps of both processes an epoch
-    dataset = open_dataset(scenes_folder)
+    dataset = DetectionDataset.load(scenes_folder)
     for checkpoint in output.glob("checkpoint-*"):
         model = DetrForObjectDetection.from_pretrained(checkpoint)
         found = [item for batch in predict(model, processor, [[r] for r in dataset.split("val")]) for item in batch]

@@ -12,7 +12,7 @@ from torch import distributed
 
 from training.conftest import TINY
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.evaluation.distributed import leave_processes
 from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.trainer import DetrTrainer
@@ -39,7 +39,7 @@ def run(scenes: Path, output: Path, batch_size: int) -> DetrTrainer:
         logging_steps=1,
     )
     processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    trainer = DetrTrainer(model, arguments, open_dataset(scenes), processor)
+    trainer = DetrTrainer(model, arguments, DetectionDataset.load(scenes), processor)
     trainer.train()
     return trainer
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from transformers_detr.cli.evaluate_output import progress_bars, show_result
 from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
+from transformers_detr.data.readers import DATASET_HELP
 from transformers_detr.evaluation import Padding
 
 
@@ -24,9 +25,7 @@ def _number_or_queries(text: str) -> str:
 
 
 def evaluate(
-    data: Annotated[
-        str, typer.Option("--data", "-d", metavar="DATASET", help="Folder or file (COCO, VOC, YOLO …), or Hub name.")
-    ],
+    data: Annotated[str, typer.Option("--data", "-d", metavar="DATASET", help=DATASET_HELP)],
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="Name on the Hub, or a folder.")
     ] = None,

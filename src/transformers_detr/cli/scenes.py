@@ -9,18 +9,18 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from transformers_detr.data.synthetic import write_scenes
-
 
 def scenes(
-    images: Annotated[int, typer.Option(min=1, help="Number of pictures.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")],
     output: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
-    seed: Annotated[int, typer.Option(min=0, help="Series: the same seed paints the same pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed gives the same images.")] = 0,
 ) -> None:
-    """Write generated pictures of shapes with exact boxes and masks, as a COCO dataset."""
+    """Generate images of shapes with exact boxes and masks, as a COCO dataset."""
+    from transformers_detr.data.synthetic import write_scenes
+
     console = Console()
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("Painting", total=images)
+        task = progress.add_task("Generating", total=images)
         try:
             write_scenes(output, images, seed, lambda done: progress.update(task, completed=done))
         except FileExistsError as error:

@@ -11,6 +11,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from transformers_detr.data.readers import DATASET_HELP
+
 if TYPE_CHECKING:
     from transformers_detr.training.overfit_check import OverfitResult
     from transformers_detr.training.training_workflow import TrainingRun
@@ -19,9 +21,7 @@ ADVICE = "Check the boxes with --preview. If they fit, change the learning rate 
 
 
 def train(
-    data: Annotated[
-        str, typer.Option("--data", "-d", metavar="DATASET", help="Folder or file (COCO, VOC, YOLO …), or Hub name.")
-    ],
+    data: Annotated[str, typer.Option("--data", "-d", metavar="DATASET", help=DATASET_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for model and checkpoints.")],
     model: Annotated[
         str,
@@ -88,7 +88,7 @@ def train(
     with console.status("Loading"):
         from transformers.utils import logging
 
-        from transformers_detr.cli.check import show_report
+        from transformers_detr.cli.check_output import show_report
         from transformers_detr.evaluation.distributed import leave_processes
         from transformers_detr.training import training_workflow as workflow
         from transformers_detr.training.progress_callback import ProgressBar

@@ -1,7 +1,8 @@
-"""The dataset doctor: everything that is wrong with a dataset, before a night of training is lost on it."""
+"""Check a dataset: find every fault before a night of training is lost on it."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers_detr.atomic_io import atomic_file
 from transformers_detr.data.checks import (
     Examined,
     check_classes,
@@ -19,10 +21,10 @@ from transformers_detr.data.checks import (
     check_unannotated_files,
     class_counts,
 )
+from transformers_detr.data.cleaning import cleaned, write_coco
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import KINDS, DatasetError, Finding, Severity
 from transformers_detr.data.image_inspection import examine_images
-from transformers_detr.data.load import open_dataset
-from transformers_detr.data.records import DetectionDataset
 from transformers_detr.model.resize_detr import resized_size
 
 CELL_BINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -46,7 +48,7 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the doctor found.
+    """Findings and statistics of a dataset.
 
     Attributes:
         name: Folder, file or Hub name of the dataset.
@@ -64,6 +66,52 @@ class CheckReport:
     examined: Examined
     splits: Mapping[str, SplitStatistics]
     box_cells: Mapping[str, int]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(severity)} {severity.value}s" for severity in Severity)
+        return f"CheckReport({self.name!r}: {counts})"
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that make training fail or spoil it."""
+        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that may spoil training."""
+        return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
+
+    def cleaned(self) -> DetectionDataset:
+        """Return the dataset with its faults repaired or left out, as `KINDS` says for each.
+
+        Raises:
+            DatasetError: If the dataset could not be read.
+        """
+        if self.dataset is None:
+            raise DatasetError(str(self.findings[0]))
+        return cleaned(self.dataset, self.examined)
+
+    def fix(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> DetectionDataset:
+        """Write a corrected copy in COCO's layout. The source is not changed.
+
+        Args:
+            folder: Folder to make; it must not exist.
+            progress: Called with the number of images written and their total.
+
+        Returns:
+            The copy.
+
+        Raises:
+            DatasetError: If the dataset could not be read.
+            FileExistsError: If `folder` exists.
+        """
+        write_coco(self.cleaned(), Path(folder), progress)
+        return DetectionDataset.load(folder, report=lambda finding: None)
+
+    def save(self, path: str | Path) -> None:
+        """Write all findings and statistics as JSON, atomically."""
+        with atomic_file(Path(path)) as partial:
+            partial.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
 
     def count(self, severity: Severity) -> int:
         """Number of findings of a severity."""
@@ -110,12 +158,13 @@ def check_dataset(
     size: Mapping[str, int] = PUBLISHED_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Look for everything in `KINDS` in a dataset.
+    """Check a dataset for every kind of fault in `KINDS`.
 
     Args:
-        source: What `open_dataset` takes, or a dataset already opened.
+        source: A folder, file or Hub name, or a loaded dataset. A loaded dataset has only entries that could be read:
+            give its path to see the others too.
         quick: Read only the headers of the images and leave out their pixels and the masks: damaged images
-            and repeated pictures then stay unseen.
+            and repeated images then stay unseen.
         num_queries: Most objects that the model can find in an image.
         stride: Pixels per cell of the feature map.
         size: What the image processor resizes to.
@@ -123,10 +172,15 @@ def check_dataset(
 
     Returns:
         The report. A dataset that cannot be read at all gives one with the finding "dataset-unreadable".
+
+    Raises:
+        OSError: If an image file disappears or the disk fails while it is examined.
     """
     findings: list[Finding] = []
     try:
-        dataset = source if isinstance(source, DetectionDataset) else open_dataset(source, report=findings.append)
+        dataset = (
+            source if isinstance(source, DetectionDataset) else DetectionDataset.load(source, report=findings.append)
+        )
     except DatasetError as error:
         findings.append(Finding("dataset-unreadable", str(error), Path(str(source))))
         return CheckReport(str(source), tuple(findings), None, {}, {}, {})

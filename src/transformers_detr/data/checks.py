@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.file_discovery import image_files
 from transformers_detr.data.findings import Finding
 from transformers_detr.data.image_inspection import ImageFacts
-from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.data.records import ImageRecord, ObjectRecord
 from transformers_detr.hub.published_checkpoints import NO_CLASS
 from transformers_detr.model.coco_masks_detr import decode_rle
 

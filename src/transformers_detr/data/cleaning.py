@@ -1,4 +1,4 @@
-"""A cleaned copy of a dataset: what the doctor found repaired or left out, the source untouched."""
+"""Corrected copies of datasets: faults repaired or left out, the source unchanged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from transformers_detr.atomic_io import atomic_folder
-from transformers_detr.data.check_workflow import CheckReport
 from transformers_detr.data.checks import (
+    Examined,
     has_wrong_area,
     judge_box,
     judge_size,
@@ -20,34 +20,33 @@ from transformers_detr.data.checks import (
     repeated_images,
     repeated_objects,
 )
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.file_discovery import IMAGE_SUFFIXES
-from transformers_detr.data.findings import DatasetError
 from transformers_detr.data.image_inspection import ImageFacts
-from transformers_detr.data.records import DetectionDataset, ImageRecord, ObjectRecord
+from transformers_detr.data.records import ImageRecord, ObjectRecord
 
 Point = tuple[float, float]
 Move = Callable[[float, float], Point]
 """Where a point of the image goes, in pixels."""
 
 
-def cleaned(report: CheckReport) -> DetectionDataset:
-    """The records of a checked dataset, repaired as `KINDS` says; objects are numbered anew from 1.
+def cleaned(dataset: DetectionDataset, examined: Examined) -> DetectionDataset:
+    """Return a dataset with its faults repaired as `KINDS` says; objects are renumbered from 1.
 
-    Raises:
-        DatasetError: If nothing could be read.
+    Args:
+        dataset: The dataset as read.
+        examined: Its records with the facts about their image files, by split.
     """
-    if report.dataset is None:
-        raise DatasetError(str(report.findings[0]))
-    surplus = {(split, record.id) for _, record, split, _, _ in repeated_images(report.examined)}
+    surplus = {(split, record.id) for _, record, split, _, _ in repeated_images(examined)}
     splits = {}
-    for split, pairs in report.examined.items():
+    for split, pairs in examined.items():
         records = [
             _clean_image(record, facts)
             for record, facts in pairs
             if facts.problem is None and (split, record.id) not in surplus
         ]
         splits[split] = tuple(_numbered(records))
-    return replace(report.dataset, splits=splits)
+    return replace(dataset, splits=splits)
 
 
 def write_coco(dataset: DetectionDataset, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:

@@ -63,8 +63,8 @@ def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report:
         raise DatasetError(f"{name}: no <object> with a <name> in any annotation file")
     reader = _Reader({object_name: label for label, object_name in enumerate(class_names)}, report)
     splits = {
-        split: tuple(image for path, root in documents if (image := reader.image(path, root)) is not None)
-        for split, documents in parsed.items()
+        key: tuple(image for path, root in documents if (image := reader.image(path, root)) is not None)
+        for key, documents in parsed.items()
     }
     return ReadDataset(tuple(class_names), only_split(splits, split, name))
 

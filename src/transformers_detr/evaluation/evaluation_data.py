@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError, Reporter, UnknownSplitError, raise_finding
-from transformers_detr.data.load import open_dataset
-from transformers_detr.data.records import DetectionDataset, ImageRecord
+from transformers_detr.data.records import ImageRecord
 from transformers_detr.evaluation.coco_types import CocoDataset
 from transformers_detr.hub.published_checkpoints import NO_CLASS
 
@@ -62,7 +62,7 @@ def select_data(
         limit: Keep only the first `limit` images.
         class_names: Number the classes as in this list.
         keep_category_ids: Number the classes by COCO's category ids, where `data` is the path of a COCO dataset.
-        report: Called with each fault found in the dataset; see `open_dataset`.
+        report: Called with each fault found in the dataset; see `DetectionDataset.load`.
 
     Raises:
         DatasetError: The dataset cannot be read, lacks the split, or has a class that `class_names` lacks.
@@ -101,14 +101,14 @@ def _open(
 ) -> tuple[DetectionDataset, str]:
     name = split or DEFAULT_SPLIT
     try:
-        dataset = open_dataset(data, name, report=report)
+        dataset = DetectionDataset.load(data, name, report=report)
     except UnknownSplitError as error:
         if split is not None:
             raise
         name = _default_split(error.splits, error)
-        dataset = open_dataset(data, name, report=report)
+        dataset = DetectionDataset.load(data, name, report=report)
     if keep_category_ids and dataset.format == "coco":
-        dataset = open_dataset(data, name, report=report, keep_category_ids=True)
+        dataset = DetectionDataset.load(data, name, report=report, keep_category_ids=True)
     return dataset, name
 
 

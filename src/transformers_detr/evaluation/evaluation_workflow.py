@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers_detr import __version__
 from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.registry import Backend, Precision
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import Finding, raise_finding
-from transformers_detr.data.records import DetectionDataset
 from transformers_detr.evaluation import Padding
 from transformers_detr.evaluation.distributed import own_share, process_number
 from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError
-from transformers_detr.data.load import open_dataset
 from transformers_detr.inference.detector import Detector, Segmenter
 from transformers_detr.inference.predictor import DEFAULT_BATCH_SIZE, ImageSource, Predictor, Prepared
 from transformers_detr.inference.sources import gather_sources
@@ -76,7 +76,7 @@ def dataset_images(name: str, limit: int | None = None) -> Sequence[ImageSource 
         FileNotFoundError: The folder holds no images.
     """
     try:
-        dataset = open_dataset(name, report=lambda *finding: None)
+        dataset = DetectionDataset.load(name, report=lambda *finding: None)
     except DatasetError:
         if not Path(name).is_dir():
             raise

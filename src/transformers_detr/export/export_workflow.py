@@ -18,7 +18,7 @@ from transformers_detr.atomic_io import atomic_folder
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.onnx_quantization import Feed
 from transformers_detr.backends.registry import Backend, Precision, exported_files
-from transformers_detr.data.records import DetectionDataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data

@@ -9,7 +9,7 @@ from typing import Any
 
 from timm.models import load_state_dict
 
-from transformers_detr.data.records import DetectionDataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.hub.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor

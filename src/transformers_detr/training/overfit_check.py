@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import transformers
 
-from transformers_detr.data.records import DetectionDataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.trainer import DetrTrainer

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from transformers_detr.data.records import DetectionDataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.coco_types import CocoDataset
 from transformers_detr.evaluation.distributed import gather_predictions, own_share

@@ -16,9 +16,8 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_detr.data.check_workflow import CheckReport, check_dataset
-from transformers_detr.data.cleaning import cleaned
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError, Severity
-from transformers_detr.data.records import DetectionDataset
 from transformers_detr.training.arguments import DetrTrainingArguments
 from transformers_detr.training.model_setup import ModelSetup, set_up_model
 from transformers_detr.training.overfit_check import STEPS, OverfitResult, overfit
@@ -352,7 +351,7 @@ def _checked_dataset(source: str | Path | DetectionDataset, clean: bool, seed: i
     report = check_dataset(source, quick=True, num_queries=UNLIMITED_QUERIES)
     if report.dataset is None or (report.count(Severity.ERROR) and not clean):
         raise FaultyDatasetError(report)
-    dataset = cleaned(report) if clean else report.dataset
+    dataset = report.cleaned() if clean else report.dataset
     if warnings := report.count(Severity.WARNING):
         note(f"Warning: the dataset check has {warnings} warnings; `detr check {report.name}` lists them.")
     had_validation = "val" in dataset.splits
