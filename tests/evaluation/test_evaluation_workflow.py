@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers_detr.data.load import open_dataset
+from transformers_detr.data.detection_dataset import DetectionDataset
 
 from evaluation.oracles import pycocotools_evaluation
 from evaluation.scene_model import scene_detector
@@ -22,7 +22,7 @@ def scenes(tmp_path_factory):
     """Generated scenes, with objects added where the model sees some, so that AP is above 0."""
     folder = write_scenes(tmp_path_factory.mktemp("data") / "scenes", 5, seed=5)
     content = json.loads((folder / "annotations.json").read_text())
-    records = open_dataset(folder).split("train")
+    records = DetectionDataset.load(folder).split("train")
     for (prediction,) in predict(*scene_detector(), [[record] for record in records]):
         for query in range(prediction.image_id % 4, 12, 3):
             content["annotations"].append(
@@ -53,7 +53,7 @@ def result(folder, scenes):
 
 
 def test_the_summary_is_that_of_pycocotools(result, scenes):
-    truth = open_dataset(scenes).to_coco("train")
+    truth = DetectionDataset.load(scenes).to_coco("train")
     oracle = pycocotools_evaluation(truth, list(to_coco_results(result.predictions)), "bbox").stats.tolist()
     seen = [-1 if value != value else value for value in result.summary.values()]
     assert seen == pytest.approx(oracle, abs=1e-9)
@@ -65,7 +65,7 @@ def test_the_summary_is_that_of_pycocotools(result, scenes):
 
 
 def test_each_row_of_a_class_is_that_of_pycocotools(result, scenes):
-    truth = open_dataset(scenes).to_coco("train")
+    truth = DetectionDataset.load(scenes).to_coco("train")
     oracle = pycocotools_evaluation(truth, list(to_coco_results(result.predictions)), "bbox")
     rows = {row["category_id"]: row for row in result.per_class}
     assert len(rows) == len(truth["categories"])
@@ -77,7 +77,7 @@ def test_each_row_of_a_class_is_that_of_pycocotools(result, scenes):
 
 def test_every_form_of_the_model_and_of_the_data_gives_the_same(result, folder, scenes):
     model, image_processor = scene_detector()
-    dataset = open_dataset(scenes)
+    dataset = DetectionDataset.load(scenes)
     for seen in (
         evaluate(model, dataset, image_processor=image_processor),
         evaluate(Detector(model, image_processor), dataset, split="train"),
@@ -175,8 +175,8 @@ class Split(tuple):
 
 
 def test_a_split_of_a_dataset_is_taken_as_it_is(result, folder, scenes):
-    split = Split(open_dataset(scenes).split("train"))
-    split.dataset = open_dataset(scenes)
+    split = Split(DetectionDataset.load(scenes).split("train"))
+    split.dataset = DetectionDataset.load(scenes)
     assert evaluate(folder, split).summary == pytest.approx(result.summary, abs=1e-9, nan_ok=True)
     few = Split(split[:2])
     few.dataset = split.dataset
