@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from transformers_detr.data.detection_dataset import DetectionDataset
 
 from evaluation.oracles import pycocotools_evaluation
 from evaluation.scene_model import scene_detector
 from transformers_detr import Detector, evaluate
+from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import write_scenes
 from transformers_detr.evaluation.evaluation_workflow import EvaluationResult
 from transformers_detr.evaluation.predict import predict
