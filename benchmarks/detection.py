@@ -85,8 +85,8 @@ def same_detections(models: Models, image: Image.Image, found: transformers_detr
     """
     alone = models.detect(models.stock, models.our_processor, [image])[0]
     scores, boxes = torch.as_tensor(found.scores), torch.as_tensor(found.boxes_xyxy_px)
-    features = torch.cat([boxes / max(picture.size), scores[:, None]], dim=1)
-    theirs = torch.cat([alone["boxes"] / max(picture.size), alone["scores"][:, None]], dim=1)
+    features = torch.cat([boxes / max(image.size), scores[:, None]], dim=1)
+    theirs = torch.cat([alone["boxes"] / max(image.size), alone["scores"][:, None]], dim=1)
     nearest = torch.cdist(features, theirs).argmin(dim=1)  # the detector sorts by score, stock does not
     alone = {key: values[nearest] for key, values in alone.items()}
     score = float((scores - alone["scores"]).abs().max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from local_hub.server import HubServer
 from local_hub.steps import run_command, run_snippet
 from PIL import Image
 from tiny_detector import save, tiny_detector
+
+from transformers_detr import DetectionDataset
+from transformers_detr.data.cleaning import write_coco
+from transformers_detr.data.synthetic import write_scenes
 
 NAME = "facebook/detr-resnet-50"
 
@@ -49,7 +54,19 @@ def test_python_runs(process, readme, which):
 
 
 def test_every_python_block_is_tested(readme):
-    assert len(re.findall("```python", readme)) == len(re.findall("<!-- test: ", readme)) == 3
+    assert len(re.findall("```python", readme)) == len(re.findall("<!-- test: ", readme)) == 4
+
+
+@pytest.mark.slow  # twenty epochs
+def test_the_workflow_runs(process, readme, tmp_path):
+    """Check, train, evaluate and export, on a few generated scenes."""
+    (code,) = re.findall(r"<!-- test: workflow -->\n```python\n(.*?)```", readme, flags=re.DOTALL)
+    whole = DetectionDataset.load(write_scenes(tmp_path / "scenes", 6))
+    images = whole.split("train")
+    write_coco(replace(whole, splits={"train": images[:4], "val": images[4:]}), tmp_path / "my-dataset")
+    process.call(os.chdir, tmp_path)
+    assert 0 <= float(process.call(run_snippet, code).split()[-1]) <= 1
+    assert (tmp_path / "exported" / "onnx" / "model.onnx").is_file()
 
 
 def test_the_command_runs(process, readme, tmp_path_factory):
