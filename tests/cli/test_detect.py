@@ -85,9 +85,9 @@ def test_broken_picture_is_reported_and_decides_the_status(finished):
     assert result.exit_code == 1
     assert "skipped" in result.stderr
     assert f"{BROKEN + 100}.png" in result.stderr
-    assert f"pictures: {COUNT}, detections: " in result.stdout
+    assert f"images: {COUNT}, detections: " in result.stdout
     assert "failed: 1, " in result.stdout
-    assert "pictures/s" in result.stdout
+    assert "images/s" in result.stdout
     assert "Traceback" not in result.output
 
 
@@ -139,7 +139,7 @@ def test_interrupted_run_resumes_to_the_same_files(finished, model, photos, tmp_
         stopped = run(*arguments)
     assert stopped.exit_code == 130
     done = len(records_of(tmp_path))
-    assert f"Stopped after {done} of {COUNT} pictures; go on with --resume" in stopped.stderr
+    assert f"Stopped after {done} of {COUNT} images; resume with --resume" in stopped.stderr
     assert done < COUNT
     assert not (tmp_path / "coco_results.json").exists()
     with (tmp_path / "predictions.jsonl").open("a") as file:
@@ -184,7 +184,7 @@ def test_resuming_a_finished_run_loads_no_model(finished, model, photos, monkeyp
         "detect", photos, "--model", model, "--output", output, "--batch-size", 3, "--threshold", 0, "--resume"
     )
     assert result.exit_code == 1
-    assert f"pictures: {COUNT}, " in result.stdout
+    assert f"images: {COUNT}, " in result.stdout
 
 
 def test_used_output_folder_is_refused_unless_told(finished, model, photos, tmp_path):
@@ -237,7 +237,7 @@ def test_one_broken_picture(model, photos):
 
 
 def test_pictures_are_not_written_unasked(model, photos, tmp_path):
-    result = run("detect", photos / "100.png", "--model", model, "--output", tmp_path, "--no-pictures")
+    result = run("detect", photos / "100.png", "--model", model, "--output", tmp_path, "--no-images")
     assert result.exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "coco_results.json",
@@ -268,7 +268,7 @@ def test_nothing_above_the_threshold_gives_empty_files(model, photos, tmp_path):
     ("arguments", "said"),
     [
         (["missing.jpg"], "missing.jpg: there is no such file or folder"),
-        (["PHOTOS"], "22 pictures need a folder for results"),
+        (["PHOTOS"], "22 images need a folder for results"),
         (["PHOTO", "--threshold", "1.5"], "--threshold"),
         (["PHOTO", "--batch-size", "0"], "--batch-size"),
         (["PHOTO", "--dtype", "int3"], "int3"),

@@ -30,7 +30,7 @@ def model(golden_state_dict, tmp_path_factory):
 def start(model, photos, output, batch_size, *more):
     command = [sys.executable, "-c", "from transformers_detr.cli import main; main()", "detect", str(photos)]
     command += ["--model", str(model), "--output", str(output), "--batch-size", str(batch_size), "--threshold", "0"]
-    return subprocess.Popen([*command, "--no-pictures", *more])
+    return subprocess.Popen([*command, "--no-images", *more])
 
 
 def records_of(output):

@@ -101,7 +101,7 @@ def test_stride_holds_the_boxes(folder, tmp_path):
 
 
 def test_tracks(folder, tmp_path):
-    assert run(folder, tmp_path, "--track", "--no-pictures").exit_code == 0
+    assert run(folder, tmp_path, "--track", "--no-images").exit_code == 0
     tracks = lines(tmp_path / "tracks.jsonl")
     assert not (tmp_path / "annotated").exists()
     assert {entry["track"] for entry in tracks[5]["detections"]} - {None}
@@ -114,7 +114,7 @@ def test_several_videos_get_folders_of_their_own(folder, tmp_path):
     make_video(tmp_path / "other.mkv", seconds=1, sound=None)
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     more = [str(tmp_path / "other.mkv"), str(tmp_path / "broken.mp4")]
-    result = run(folder, tmp_path / "out", *more, "--no-pictures")
+    result = run(folder, tmp_path / "out", *more, "--no-images")
     assert result.exit_code == 1
     assert "broken.mp4: cannot be read as a video" in result.output
     assert len(lines(tmp_path / "out" / "clip" / "predictions.jsonl")) == 20

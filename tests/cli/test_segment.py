@@ -85,7 +85,7 @@ def test_every_picture_has_a_record_and_an_overlay(finished, photos, task):
     assert "skipped" in result.stderr
     total = sum(len(record.get("segments", ())) for record in records)
     assert total > COUNT
-    assert f"pictures: {COUNT}, segments: {total}, failed: 1, " in result.stdout
+    assert f"images: {COUNT}, segments: {total}, failed: 1, " in result.stdout
     for record in records[:BROKEN] + records[BROKEN + 1 :]:
         with Image.open(output / record["picture"]) as drawn, Image.open(record["file"]) as picture:
             assert drawn.size == picture.size == (record["width"], record["height"])
@@ -227,7 +227,7 @@ def test_defaults_are_those_of_the_segmenter():
     assert options["threshold"].default is None
     assert options["batch_size"].default == inspect.signature(Segmenter.stream).parameters["batch_size"].default
     assert options["model"].default == Segmenter.default_model
-    assert options["task"].default == inspect.signature(Segmenter.from_pretrained).parameters["task"].default
+    assert options["task"].default == Segmenter(sure_segmenter().model, sure_segmenter().image_processor).task
 
 
 class Oracle(Segmenter):
@@ -266,7 +266,7 @@ def oracle(shared_path, monkeypatch):
 def test_ground_truth_written_as_predictions_is_perfect(oracle, shared_path, tmp_path):
     """Through the panoptic files and back: panoptic quality 100, the same ids, areas and boxes."""
     photos = shared_path("data", "coco_panoptic_mini", "val2017")
-    assert run(photos, "--output", tmp_path, "--no-pictures").exit_code == 0
+    assert run(photos, "--output", tmp_path, "--no-images").exit_code == 0
     content = json.loads((tmp_path / "panoptic.json").read_text())
     assert {entry["image_id"] for entry in content["annotations"]} == set(oracle.entries)
     categories = list(oracle.categories.values())
@@ -290,7 +290,7 @@ def test_ground_truth_written_as_predictions_is_perfect(oracle, shared_path, tmp
 def test_ground_truth_written_as_instances_is_read_by_pycocotools(oracle, shared_path, tmp_path):
     coco_mask = pytest.importorskip("pycocotools.mask")
     photos = shared_path("data", "coco_panoptic_mini", "val2017")
-    assert run(photos, "--task", "instance", "--output", tmp_path, "--no-pictures").exit_code == 0
+    assert run(photos, "--task", "instance", "--output", tmp_path, "--no-images").exit_code == 0
     for prediction in read_predictions(tmp_path / "coco_results.json"):
         true = oracle.segments(prediction.image_id, keep_images=False)
         assert prediction.category_ids.tolist() == [info["label_id"] for info in true.segments_info]

@@ -26,7 +26,7 @@ def run(*arguments):
 
 def test_detect_finds_the_same(saved, exported, tmp_path):
     model, pictures = saved
-    common = ("detect", pictures, "--threshold", 0.3, "--no-pictures")
+    common = ("detect", pictures, "--threshold", 0.3, "--no-images")
     run(*common, "--model", model, "--output", tmp_path / "pytorch")
     run(*common, "--model", exported, "--backend", "onnx", "--output", tmp_path / "onnx")
     expected, found = (json.loads((tmp_path / name / "coco_results.json").read_text()) for name in ("pytorch", "onnx"))
@@ -42,7 +42,7 @@ def test_precision_chooses_the_file(saved, exported, labeled, tmp_path):
     found = {}
     for precision in ("fp32", "int8"):
         folder = tmp_path / precision
-        run("detect", picture, "--threshold", 0, "--no-pictures", "--output", folder, *choice, precision)
+        run("detect", picture, "--threshold", 0, "--no-images", "--output", folder, *choice, precision)
         found[precision] = [one["score"] for one in json.loads((folder / "coco_results.json").read_text())]
         detector = Detector.from_pretrained(exported, backend="onnx", precision=precision)
         np.testing.assert_allclose(found[precision], detector(picture, threshold=0).scores, atol=1e-5)

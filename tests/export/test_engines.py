@@ -11,9 +11,9 @@ import torch
 from tiny_detr import padded_batch
 from typer.testing import CliRunner
 
-from transformers_detr.backends.exported_model import DeviceError
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.cli import app
+from transformers_detr.hub.loading import DeviceError
 
 DROPPED_ELSEWHERE = """
 import os, signal, sys, threading

@@ -16,10 +16,6 @@ from transformers_detr.model.modeling_segmentation_detr import DetrSegmentationO
 from transformers_detr.model.outputs_detr import DetrObjectDetectionOutput
 
 
-class DeviceError(ValueError):
-    """A backend cannot use the requested device; the message names the devices that it has."""
-
-
 @dataclass(frozen=True)
 class Engine:
     """A loaded graph.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers_detr.backends.exported_model import DeviceError, ExportedModel
+from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.registry import (
     BACKENDS,
     PRECISIONS,
@@ -16,7 +16,7 @@ from transformers_detr.backends.registry import (
     model_file,
 )
 from transformers_detr.hub.bundled_model import bundled_folder
-from transformers_detr.hub.loading import LoadingError, download_files, is_path
+from transformers_detr.hub.loading import DeviceError, LoadingError, download_files, is_path
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 

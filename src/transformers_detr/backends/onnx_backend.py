@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformers_detr.backends.exported_model import DeviceError, Engine, feed, fixed_size
+from transformers_detr.backends.exported_model import Engine, feed, fixed_size
 from transformers_detr.backends.onnx_quantization import quantize_calibrated, quantize_weights
 from transformers_detr.backends.registry import INPUTS, Precision
 from transformers_detr.backends.traced_graph import ExportSource, dynamic_shapes, output_names
+from transformers_detr.hub.loading import DeviceError
 
 _NOT_LOCAL = "AzureExecutionProvider"
 _SCOPES = "pkg.torch.onnx.name_scopes"

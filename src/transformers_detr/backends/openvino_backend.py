@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformers_detr.backends.exported_model import DeviceError, Engine, feed, fixed_size
+from transformers_detr.backends.exported_model import Engine, feed, fixed_size
 from transformers_detr.backends.onnx_backend import onnx_file
 from transformers_detr.backends.registry import Precision
 from transformers_detr.backends.traced_graph import ExportSource
+from transformers_detr.hub.loading import DeviceError
 
 _DEVICE_GROUPS = {"AUTO", "MULTI", "HETERO"}
 """OpenVINO's names for choosing or combining devices."""

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from transformers_detr.backends.exported_model import DeviceError, Engine, fixed_size
+from transformers_detr.backends.exported_model import Engine, fixed_size
 from transformers_detr.backends.registry import OUTPUTS, Precision
 from transformers_detr.backends.traced_graph import ExportSource
+from transformers_detr.hub.loading import DeviceError
 
 
 def export(source: ExportSource, path: Path, precision: Precision) -> None:

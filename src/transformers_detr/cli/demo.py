@@ -66,24 +66,18 @@ def demo(
 
 def _table(scene: Scene, detections: Detections) -> Table:
     """Return a table of detections by score with the object that each overlaps most, then the missed objects."""
-    import torch
-
     from transformers_detr.data.synthetic import CLASS_NAMES
-    from transformers_detr.model.boxes_detr import box_iou
 
     objects = [item for item in scene.objects if not item.iscrowd]
-    truth = torch.tensor([item.box_xyxy_px for item in objects], dtype=torch.float32).reshape(-1, 4)
-    overlaps, _ = box_iou(torch.from_numpy(detections.boxes_xyxy_px), truth)  # (N, M)
     table = Table(title=f"{len(detections)} detections, {len(objects)} objects", title_justify="left")
     for heading in ("detected", "score", "ground truth", "IoU"):
         table.add_column(heading)
-    missed = set(range(len(objects)))
-    for index in detections.scores.argsort()[::-1]:
-        overlap, nearest = overlaps[index].max(0) if objects else (torch.tensor(0.0), torch.tensor(-1))
-        met = float(overlap) >= MATCH_IOU
-        missed -= {int(nearest)} if met else set()
-        actual = CLASS_NAMES[objects[int(nearest)].label] if met else "nothing"
-        table.add_row(detections.labels[index], f"{detections.scores[index]:.2f}", actual, f"{overlap:.2f}")
-    for index in sorted(missed):
-        table.add_row("—", "", CLASS_NAMES[objects[index].label], "")
+    for detection, (item, iou) in zip(detections, scene.nearest_objects(detections.boxes_xyxy_px), strict=True):
+        found = item is not None and iou >= MATCH_IOU
+        if found and item in objects:
+            objects.remove(item)
+        actual = CLASS_NAMES[item.label] if item is not None and found else "nothing"
+        table.add_row(detection.label, f"{detection.score:.2f}", actual, f"{iou:.2f}")
+    for item in objects:
+        table.add_row("—", "", CLASS_NAMES[item.label], "")
     return table

@@ -1,45 +1,35 @@
-"""`detr detect`: find objects in pictures."""
+"""`detr detect`: detect objects in images and videos."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transformers_detr.cli.detection_records import CSV_TABLE, detections_of, entries_of, write_csv
-from transformers_detr.cli.image_run import (
+from transformers_detr.cli.options import (
     BackendName,
     BatchSize,
     Device,
     DtypeName,
     Inputs,
-    Job,
     Model,
     Output,
     Overwrite,
-    Pictures,
     PrecisionName,
     Recursive,
     Resume,
     Revision,
+    SaveImages,
     exported_options,
     load_predictor,
-    run_job,
-    run_settings,
 )
-from transformers_detr.cli.run_folder import RunFolder, write_array
-from transformers_detr.inference.sources import Source, gather_videos
-
-if TYPE_CHECKING:
-    from transformers_detr.inference.detections import Detections
-    from transformers_detr.inference.detector import Detector
-
-COCO_RESULTS = "coco_results.json"
+from transformers_detr.cli.run_images import run_images
+from transformers_detr.cli.run_videos import run_videos
+from transformers_detr.inference.sources import gather_videos
 
 
 def detect(
@@ -49,7 +39,12 @@ def detect(
     threshold: Annotated[
         float,
         typer.Option(
-            "--threshold", "-t", metavar="SCORE", min=0, max=1, help="Scores must lie above it; 0 keeps every query."
+            "--threshold",
+            "-t",
+            metavar="SCORE",
+            min=0,
+            max=1,
+            help="Minimum score of a detection; 0 keeps all.",
         ),
     ] = 0.7,
     batch_size: BatchSize = 4,
@@ -60,60 +55,53 @@ def detect(
     revision: Revision = None,
     recursive: Recursive = False,
     stride: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Of a video, look at every N-th frame.", show_default="1")
+        int | None, typer.Option(metavar="N", min=1, help="Look at every N-th frame of a video.", show_default="1")
     ] = None,
-    track: Annotated[
-        bool, typer.Option("--track", help="In a video, number objects and follow them from frame to frame.")
-    ] = False,
-    pictures: Pictures = True,
+    track: Annotated[bool, typer.Option("--track", help="Track objects through a video.")] = False,
+    images: SaveImages = True,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find objects in pictures and videos.
+    """Detect objects in images and videos.
 
-    For one picture, a table of what was found is shown. With --output, DIR receives annotated/ (a copy of
-    each picture with its boxes), predictions.jsonl (a line per picture, in input order, written as the run
-    goes on) and, at the end, coco_results.json and predictions.csv.
+    For one image, a table of the detections is shown. With --output, DIR receives annotated/ (annotated images),
+    predictions.jsonl (one line per image, in input order, written during the run), coco_results.json and
+    predictions.csv.
 
-    From a video, DIR receives predictions.jsonl (a line per frame, with its time), predictions.csv, and an annotated
-    copy with the sound of the original. `--no-pictures` leaves the copy out.
+    For a video, DIR receives predictions.jsonl (one line per frame, with its time), predictions.csv, and an annotated
+    copy with the sound of the original. `--no-images` leaves out the copy.
 
-    A picture that cannot be read is reported and skipped; the exit status is then 1.
+    An image that cannot be read is reported and skipped; the exit status is then 1.
     """
     try:
         videos = gather_videos(inputs)
     except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
     options = exported_options(backend, precision)
     if videos:
-        from transformers_detr.cli.video_run import detect_in_videos
-
         console = Console(stderr=True, soft_wrap=True, highlight=False)
-        detect_in_videos(
+        run_videos(
             videos,
             output,
-            partial(load_predictor, _detector, options, model, device, dtype, revision, console),
-            run_settings(model, revision, dtype, threshold, batch_size, **options),
+            partial(load_predictor, "Detector", options, model, device, dtype, revision, console),
             console,
+            settings={"model": model, "revision": revision, "dtype": dtype, **options},
+            threshold=threshold,
+            batch_size=batch_size,
+            save_video=images,
             stride=stride or 1,
             track=track,
-            pictures=pictures,
             resume=resume,
             overwrite=overwrite,
         )
     if stride or track:
         raise typer.BadParameter("--stride and --track are for videos")
-    job = Job(
-        predictor=_detector,
-        options=options,
-        found="detections",
-        folders=(),
-        record=_record,
-        finish=_finish,
-        show=_show,
-    )
-    run_job(
-        job,
+    run_images(
+        "Detector",
+        options,
+        _show,
         inputs,
         output,
         model=model,
@@ -123,31 +111,14 @@ def detect(
         threshold=threshold,
         batch_size=batch_size,
         recursive=recursive,
-        pictures=pictures,
+        save_images=images,
         resume=resume,
         overwrite=overwrite,
     )
 
 
-def _detector() -> type[Detector]:
-    from transformers_detr.inference.detector import Detector
-
-    return Detector
-
-
-def _record(source: Source, found: Detections, output: Path | None) -> dict[str, Any]:
-    return {"detections": entries_of(found)}
-
-
-def _finish(run: RunFolder) -> None:
-    records = (record for record in run.records() if "error" not in record)
-    entries = (entry for record in records for entry in detections_of(record).to_coco(record["image_id"]))
-    run.write_aside(COCO_RESULTS, lambda file: write_array(entries, file))
-    run.write_aside(CSV_TABLE, lambda file: write_csv(run.records(), file))
-
-
 def _show(record: dict[str, Any]) -> None:
-    """Show what was found in one picture, the surest first."""
+    """Show the detections of one image, the best first."""
     title = f"{record['file']} ({record['width']} × {record['height']})"
     table = Table("class", title=escape(title), title_justify="left")
     for column in ("score", "left", "top", "right", "bottom"):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from transformers_detr.cli.evaluate_output import progress_bars, show_result
-from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
+from transformers_detr.cli.options import BackendName, Device, DtypeName, PrecisionName, Revision, exported_options
 from transformers_detr.data.readers import DATASET_HELP
 from transformers_detr.evaluation import Padding
 

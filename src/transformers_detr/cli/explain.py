@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transformers_detr.cli.image_run import (
+from transformers_detr.cli.options import (
     BatchSize,
     Device,
     DtypeName,
@@ -19,11 +19,8 @@ from transformers_detr.cli.image_run import (
     Revision,
     load_predictor,
 )
-from transformers_detr.cli.run_folder import report_failure
+from transformers_detr.cli.progress import report_failure
 from transformers_detr.inference.sources import PICTURE_ENDINGS, Source, gather_sources
-
-if TYPE_CHECKING:
-    from transformers_detr.inference.detector import Detector
 
 
 def explain(
@@ -80,7 +77,7 @@ def explain(
         images = _dataset_images(queries, limit) if queries else []
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    predictor: Any = load_predictor(lambda: _predictor(model, revision), {}, model, device, dtype, revision, console)
+    predictor: Any = load_predictor(None, {}, model, device, dtype, revision, console)
     if queries:
         _draw_queries(predictor, images, model, output, batch_size, console)
         return
@@ -105,13 +102,6 @@ def explain(
         explanation.save(target, f"{Path(source.location).name} · {model}")
         typer.echo(str(target))
     raise typer.Exit(1 if failed else 0)
-
-
-def _predictor(model: str, revision: str | None) -> type[Any]:
-    from transformers_detr.hub.loading import holds_segmentation
-    from transformers_detr.inference.detector import Detector, Segmenter
-
-    return Segmenter if holds_segmentation(model, revision) else Detector
 
 
 def _dataset_images(queries: str, limit: int | None) -> list[Any]:
@@ -145,7 +135,7 @@ def _is_image_file(path: Path) -> bool:
 
 
 def _draw_queries(
-    predictor: Detector, images: list[Any], model: str, output: Path, batch_size: int, console: Console
+    predictor: Any, images: list[Any], model: str, output: Path, batch_size: int, console: Console
 ) -> None:
     from transformers_detr.atomic_io import atomic_file
     from transformers_detr.explanation.query_boxes import draw_queries, query_boxes

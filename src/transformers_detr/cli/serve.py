@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from transformers_detr.cli.image_run import BackendName, Device, DtypeName, PrecisionName, exported_options
+from transformers_detr.cli.options import BackendName, Device, DtypeName, PrecisionName, exported_options
 from transformers_detr.serving.limits import Limits
 
 MEGA = 1_000_000

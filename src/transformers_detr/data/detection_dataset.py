@@ -156,7 +156,7 @@ class DatasetSplit(tuple[ImageRecord, ...]):
         split.dataset, split.name = dataset, name
         return split
 
-    def __getnewargs__(self) -> tuple[DetectionDataset, str]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[DetectionDataset, str]:
         return self.dataset, self.name
 
     def __repr__(self) -> str:

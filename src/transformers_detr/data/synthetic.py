@@ -55,6 +55,27 @@ class Scene:
     objects: tuple[SceneObject, ...]
     instances: NDArray[np.uint8]
 
+    def nearest_objects(self, boxes_xyxy_px: NDArray[np.float32]) -> list[tuple[SceneObject | None, float]]:
+        """Find the object that each box overlaps most.
+
+        Args:
+            boxes_xyxy_px: `(N, 4)`.
+
+        Returns:
+            For each box the object, None without overlap, and the IoU. Crowds are left out.
+        """
+        nearest: list[tuple[SceneObject | None, float]] = []
+        objects = [item for item in self.objects if not item.iscrowd]
+        for left, top, right, bottom in boxes_xyxy_px.tolist():
+            best: tuple[SceneObject | None, float] = (None, 0.0)
+            for item in objects:
+                x1, y1, x2, y2 = item.box_xyxy_px
+                shared = max(0.0, min(right, x2) - max(left, x1)) * max(0.0, min(bottom, y2) - max(top, y1))
+                iou = shared / ((right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - shared)
+                best = max(best, (item, iou), key=lambda pair: pair[1])
+            nearest.append(best)
+        return nearest
+
     def coco_annotations(self, image_id: int, first_id: int = 1, segmentation: bool = False) -> list[dict[str, Any]]:
         """Describe the objects as COCO annotations; the category id is the label.
 

@@ -69,6 +69,22 @@ class LoadingError(OSError):
     """A model could not be loaded; the message says why and what to do."""
 
 
+class DeviceError(ValueError):
+    """The requested device cannot be used; the message says why, or names the devices that a backend has."""
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that PyTorch cannot use.
+
+    Raises:
+        DeviceError: If it cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"{str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def load_pretrained(
     model_class: type[Model],
     name_or_folder: str | Path,

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from typer import Exit
 
-from transformers_detr.cli.run_folder import RunFolder, RunFolderError, fill_run_folder
+from transformers_detr.cli.progress import show_progress
+from transformers_detr.inference.run_folder import RunFolder, RunFolderError
 
 SETTINGS = {"model": "m", "threshold": 0.7}
 LOCATIONS = ["a.jpg", "b.jpg", "ç.jpg"]
@@ -51,10 +52,10 @@ def test_other_settings_or_inputs_are_refused_by_name(tmp_path):
     open_run(tmp_path).append({"file": "a.jpg"})
     with pytest.raises(RunFolderError, match=r"threshold was 0.7 and is now 0.5$"):
         open_run(tmp_path, settings={"model": "m", "threshold": 0.5}, resume=True)
-    with pytest.raises(RunFolderError, match=r"line 1 is about a.jpg, but picture 1 of this run is b.jpg"):
+    with pytest.raises(RunFolderError, match=r"line 1 is about a.jpg, but image 1 of this run is b.jpg"):
         open_run(tmp_path, locations=LOCATIONS[1:], resume=True)
     open_run(tmp_path, resume=True).append({"file": "b.jpg"})
-    with pytest.raises(RunFolderError, match="picture 2 of this run is None"):
+    with pytest.raises(RunFolderError, match="image 2 of this run is None"):
         open_run(tmp_path, locations=LOCATIONS[:1], resume=True)
 
 
@@ -95,30 +96,26 @@ def test_file_written_aside_is_whole_or_absent(tmp_path):
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (KeyboardInterrupt(), 130, "Stopped after 1 of 3 pictures; go on with --resume"),
-        (OSError(28, "No space left on device"), 1, "No space left on device; go on with --resume"),
+        (KeyboardInterrupt(), 130, "Stopped after 1 of 3 images; resume with --resume"),
+        (OSError(28, "No space left on device"), 1, "No space left on device; resume with --resume"),
         (RuntimeError("CUDA out of memory. Tried"), 1, "CUDA out of memory"),
     ],
 )
-def test_stopped_run_says_how_to_go_on(tmp_path, error, status, said):
-    def records():
-        yield {"file": "a.jpg"}
-        raise error
+def test_a_stopped_run_says_how_to_resume(tmp_path, error, status, said):
+    def work(console):
+        run = open_run(tmp_path)
+        with show_progress(run, 3, console) as (progress, _):
+            run.append({"file": "a.jpg"})
+            progress({"file": "a.jpg"})
+            raise error
 
-    run = open_run(tmp_path)
-    console = Console(record=True, width=200, quiet=False, file=(tmp_path / "log").open("w"))
-    with pytest.raises(Exit) as caught:
-        fill_run_folder(run, records(), 3, console)
-    console.file.close()
+    with (tmp_path / "log").open("w") as log, pytest.raises(Exit) as caught:
+        work(Console(width=200, file=log))
     assert caught.value.exit_code == status
     assert said in (tmp_path / "log").read_text()
     assert [record["file"] for record in open_run(tmp_path, resume=True).records()] == ["a.jpg"]
 
 
 def test_other_errors_are_not_hidden(tmp_path):
-    def records():
-        yield {"file": "a.jpg"}
+    with pytest.raises(RuntimeError, match="a defect"), show_progress(open_run(tmp_path), 3, Console(quiet=True)):
         raise RuntimeError("a defect")
-
-    with pytest.raises(RuntimeError, match="a defect"):
-        fill_run_folder(open_run(tmp_path), records(), 3, Console(quiet=True))

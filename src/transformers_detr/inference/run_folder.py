@@ -1,27 +1,19 @@
-"""The output folder of a run: one JSON line per picture, in input order, so that a stopped run can go on."""
+"""The output folder of a run: one JSON line per image, in input order, so that a stopped run can be resumed."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
-
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import IO, Any
 
 from transformers_detr.atomic_io import atomic_file
 
 RECORDS = "predictions.jsonl"
 SETTINGS = "run.json"
 
-PROGRESS_COLUMNS = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
-
-class RunFolderError(Exception):
+class RunFolderError(ValueError):
     """The output folder does not allow what was asked."""
 
 
@@ -61,7 +53,7 @@ class RunFolder:
         if not overwrite and self.records_file.exists() and self.records_file.stat().st_size:
             if not resume:
                 raise RunFolderError(
-                    f"{folder} already holds predictions; go on with --resume, start anew with --overwrite,"
+                    f"{folder} already holds predictions; resume with --resume, start over with --overwrite,"
                     " or name another folder"
                 )
             self._compare_settings(settings)
@@ -109,7 +101,7 @@ class RunFolder:
         try:
             earlier = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{path} cannot be read ({error}); start anew with --overwrite") from error
+            raise RunFolderError(f"{path} cannot be read ({error}); start over with --overwrite") from error
         differing = [
             f"{name} was {earlier.get(name)!r} and is now {value!r}"
             for name, value in settings.items()
@@ -128,51 +120,15 @@ class RunFolder:
         try:
             recorded = [record["file"] for record in self.records()]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{self.records_file} is damaged ({error}); start anew with --overwrite") from error
+            raise RunFolderError(f"{self.records_file} is damaged ({error}); start over with --overwrite") from error
         for number, file in enumerate(recorded):
             expected = locations[number] if number < len(locations) else None
             if file != expected:
                 raise RunFolderError(
-                    f"{self.records_file}, line {number + 1} is about {file}, but picture {number + 1} of this run"
+                    f"{self.records_file}, line {number + 1} is about {file}, but image {number + 1} of this run"
                     f" is {expected}; resume with the same inputs"
                 )
         self.done = len(recorded)
-
-
-def fill_run_folder(
-    run: RunFolder, records: Iterator[dict[str, Any]], total: int | None, console: Console, noun: str = "pictures"
-) -> str:
-    """Append records as they come, under a progress bar; report failures; end the command if it is stopped.
-
-    Args:
-        run: Receives the records.
-        records: Those of the pictures that have none yet.
-        total: Number of pictures of the whole run; None if nobody knows.
-        console: Where the bar and the failures are shown.
-        noun: What there is a record of.
-
-    Returns:
-        The pace, as a part of a sentence.
-
-    Raises:
-        typer.Exit: The user stopped the run, memory or disk did not suffice.
-    """
-    begun, start = run.done, time.perf_counter()
-    with Progress(*PROGRESS_COLUMNS, console=console, transient=True) as progress:
-        task = progress.add_task("", total=total, completed=begun)
-        try:
-            for record in records:
-                run.append(record)
-                progress.advance(task)
-                if "error" in record:
-                    report_failure(record, progress.console)
-        except KeyboardInterrupt:
-            _stop(run, total, noun, "", 130, console)
-        except (OSError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            _stop(run, total, noun, f": {str(error).splitlines()[0]}", 1, console)
-    return f", {(run.done - begun) / (time.perf_counter() - start):.2f} {noun}/s"
 
 
 def write_array(entries: Iterable[Any], file: IO[str]) -> None:
@@ -182,14 +138,3 @@ def write_array(entries: Iterable[Any], file: IO[str]) -> None:
         file.write(separator + json.dumps(entry))
         separator = ",\n"
     file.write("\n]\n" if separator == ",\n" else "[]\n")
-
-
-def report_failure(record: dict[str, Any], console: Console) -> None:
-    """Say why a picture has no results."""
-    console.print(f"[red]skipped[/] {escape(record['file'])}: {escape(record['error'])}")
-
-
-def _stop(run: RunFolder, total: int | None, noun: str, reason: str, status: int, console: Console) -> NoReturn:
-    whole = "" if total is None else f" of {total}"
-    console.print(f"[red]Stopped[/] after {run.done}{whole} {noun}{escape(reason)}; go on with --resume")
-    raise typer.Exit(status)
