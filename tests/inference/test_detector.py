@@ -7,7 +7,8 @@ from PIL import Image
 from tiny_detector import NAMES, save, tiny_detector
 
 from transformers_detr.inference.detector import Detector
-from transformers_detr.inference.predictor import NotFiniteError, group_by_shape, window_length
+from transformers_detr.inference.predictor import NotFiniteError, window_length
+from transformers_detr.model.padding_detr import group_by_shape
 
 SIZES = [(90, 60), (60, 90), (64, 64), (90, 60), (100, 60), (60, 100), (33, 70), (90, 60), (200, 60), (64, 65)]
 

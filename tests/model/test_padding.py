@@ -7,17 +7,14 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.pipelines.base import no_collate_fn, pad_collate_fn
 
-from transformers_detr.model.padding_detr import DetrBatch, largest_size, real_pixels, stack_padded
+from transformers_detr.model.padding_detr import DetrBatch, group_by_shape, pad_batch
 
 SIZES = [(2, 5), (4, 3)]
 IMAGES = [torch.full((3, *size), float(index + 1)) for index, size in enumerate(SIZES)]
 
 
 def test_padding_goes_to_the_bottom_and_the_right():
-    padded = largest_size(SIZES)
-    assert padded == (4, 5)
-    batch = stack_padded(IMAGES, padded, value=-7)
-    mask = real_pixels(SIZES, padded)
+    batch, mask = pad_batch(IMAGES, value=-7)
     assert batch.shape == (2, 3, 4, 5)
     assert mask.dtype == torch.int64
     assert mask.tolist() == [[[1] * 5] * 2 + [[0] * 5] * 2, [[1, 1, 1, 0, 0]] * 4]
@@ -26,16 +23,36 @@ def test_padding_goes_to_the_bottom_and_the_right():
 
 
 def test_pad_size_holds_all_images_or_is_refused():
-    assert largest_size(SIZES, (9, 8)) == (9, 8)
+    batch, mask = pad_batch(IMAGES, (9, 8))
+    assert batch.shape == (2, 3, 9, 8)
+    assert mask.sum((1, 2)).tolist() == [10, 12]
     with pytest.raises(ValueError, match=r"images\[1\] is 4×3 .* too large for pad_size 3×8"):
-        largest_size(SIZES, (3, 8))
+        pad_batch(IMAGES, (3, 8))
+
+
+def test_equal_sizes_need_no_mask():
+    batch, mask = pad_batch(IMAGES[:1] * 2)
+    assert torch.equal(batch, torch.stack(IMAGES[:1] * 2))
+    assert mask is None
+    assert pad_batch(IMAGES[:1], always_mask=True)[1].all()
+    assert pad_batch(IMAGES[:1], (4, 5))[1].sum() == 10
+
+
+def test_groups_by_ratio_are_consecutive_batches():
+    """As the evaluation cuts a list sorted by width / height into batches."""
+    sizes = [(30, 40), (60, 80), (20, 40), (40, 20), (30, 40)]
+    shapes = dict(enumerate(sizes))
+    assert group_by_shape(shapes, 2, float("inf"), by_ratio=True) == [[0, 3], [1, 4], [2]]
+    assert group_by_shape(shapes, 2, 0.0, by_ratio=True) == [[0, 4], [1], [2], [3]]
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        group_by_shape(shapes, 0, 0.0)
 
 
 def items() -> list[DetrBatch]:
     """What a pipeline holds after preparing each image alone."""
     batches = []
     for image, size in zip(IMAGES, SIZES, strict=True):
-        batch = DetrBatch({"pixel_values": image[None], "pixel_mask": real_pixels([size], size)})
+        batch = DetrBatch({"pixel_values": image[None], "pixel_mask": torch.ones(1, *size, dtype=torch.int64)})
         batch = batch.to(torch.float64)
         assert type(batch["pixel_values"]) is torch.Tensor
         batch["target_size"] = torch.tensor([size])
@@ -46,8 +63,8 @@ def items() -> list[DetrBatch]:
 def test_the_pipelines_collation_pads():
     batch = pad_collate_fn(None, object())(items())
     assert type(batch["pixel_values"]) is torch.Tensor
-    assert torch.equal(batch["pixel_values"], stack_padded(IMAGES, (4, 5)).double())
-    assert torch.equal(batch["pixel_mask"], real_pixels(SIZES, (4, 5)))
+    assert torch.equal(batch["pixel_values"], pad_batch(IMAGES)[0].double())
+    assert torch.equal(batch["pixel_mask"], pad_batch(IMAGES)[1].double())
     assert batch["target_size"].tolist() == [list(size) for size in SIZES]
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from transformers_detr.inference.predictor import group_by_shape
+from transformers_detr.model.padding_detr import group_by_shape
 from transformers_detr.serving.batching import Batcher, ModelExecutor
 from transformers_detr.serving.limits import Limits
 

@@ -6,11 +6,11 @@ that several processes share, computes the very same batches as one run in one p
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers_detr.evaluation.distributed import own_share
 from transformers_detr.evaluation.prediction_writer import PredictionLog
 from transformers_detr.evaluation.predictions import ImagePrediction
-from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
+from transformers_detr.model.padding_detr import group_by_shape, pad_batch
 from transformers_detr.model.postprocessing_detr import EVERY_QUERY, Detections, post_process_object_detection
 from transformers_detr.prefetch import prefetch_map
 
@@ -54,11 +54,13 @@ class PreparedBatch:
         images: The B images, at least one.
         pixel_values: `(B, 3, H, W)`, padded.
         sizes: (height, width) of each of them without padding.
+        pixel_mask: `(B, H, W)`, 1 on real pixels; None if nothing is padded.
     """
 
     images: list[EvaluationImage]
     pixel_values: Tensor
     sizes: list[tuple[int, int]]
+    pixel_mask: Tensor | None = None
 
     @property
     def is_padded(self) -> list[bool]:
@@ -77,13 +79,11 @@ def plan_batches(
         batch_size: At most so many in a batch.
         equal_sizes: Let only images of equal size share a batch, so that nothing is padded.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     by_shape = sorted(images, key=lambda image: (image.width / image.height, image.height, image.id))
-    groups = [by_shape]
-    if equal_sizes:
-        groups = [list(group) for _, group in groupby(by_shape, key=lambda image: (image.height, image.width))]
-    return [group[first : first + batch_size] for group in groups for first in range(0, len(group), batch_size)]
+    shapes = {rank: (image.height, image.width) for rank, image in enumerate(by_shape)}
+    # Sizes before resizing: images of one ratio become equally large, so only the ratio limits the padding.
+    groups = group_by_shape(shapes, batch_size, 0.0 if equal_sizes else math.inf, by_ratio=True)
+    return [[by_shape[rank] for rank in group] for group in groups]
 
 
 def prepare_batch(images: Sequence[EvaluationImage], processor: Any) -> tuple[PreparedBatch | None, dict[int, str]]:
@@ -106,18 +106,17 @@ def prepare_batch(images: Sequence[EvaluationImage], processor: Any) -> tuple[Pr
     if not readable:
         return None, errors
     sizes = [(tensor.shape[1], tensor.shape[2]) for tensor in pixels]
-    return PreparedBatch(readable, stack_padded(pixels, largest_size(sizes)), sizes), errors
+    pixel_values, pixel_mask = pad_batch(pixels)
+    return PreparedBatch(readable, pixel_values, sizes, pixel_mask), errors
 
 
 def run_model(model: PreTrainedModel, batch: PreparedBatch, exact_padding: bool) -> Any:
     """The model's outputs for a batch."""
-    canvas = (batch.pixel_values.shape[2], batch.pixel_values.shape[3])
-    padded = any(batch.is_padded)
     with torch.inference_mode():
         return model(
             pixel_values=batch.pixel_values.to(model.device),
-            pixel_mask=real_pixels(batch.sizes, canvas) if padded else None,
-            exact_padding=exact_padding and padded,
+            pixel_mask=batch.pixel_mask,
+            exact_padding=exact_padding and batch.pixel_mask is not None,
         )
 
 

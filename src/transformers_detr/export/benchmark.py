@@ -28,7 +28,7 @@ from transformers_detr.inference.predictor import Predictor
 from transformers_detr.inference.sources import gather_sources
 from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
+from transformers_detr.model.padding_detr import pad_batch
 
 PYTORCH = "PyTorch"
 SCENE_SIZE = (480, 640)
@@ -243,10 +243,7 @@ def _scene_feeds(processor: DetrImageProcessor) -> Iterator[Feed]:
 
 def _run(model: Any, pixels: list[Tensor]) -> Callable[[], Any]:
     """Return a function that runs a model once on a batch."""
-    shapes = [(image.shape[1], image.shape[2]) for image in pixels]
-    padded = largest_size(shapes)
-    batch = stack_padded(pixels, padded)
-    mask = None if set(shapes) == {padded} else real_pixels(shapes, padded)
+    batch, mask = pad_batch(pixels)
     exact = mask is not None and model.supports_exact_padding
 
     def run() -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
-from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
+from transformers_detr.model.padding_detr import pad_batch
 
 BOX_TOLERANCE_PX, SCORE_TOLERANCE = 0.5, 1e-3
 """Largest differences that a float32 export may show, in pixels of the image and as a probability."""
@@ -162,11 +162,9 @@ def difference(reference: Reference, other: Any, condition: Condition) -> Differ
 @torch.inference_mode()
 def _run(model: Any, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
     """Return the outputs of each image of a batch, by name."""
-    shapes = [(image.shape[1], image.shape[2]) for image in images]
-    padded = largest_size(shapes)
-    mask = None if set(shapes) == {padded} else real_pixels(shapes, padded)
+    pixel_values, mask = pad_batch(images)
     exact = mask is not None and model.supports_exact_padding
-    outputs = model(pixel_values=stack_padded(images, padded), pixel_mask=mask, exact_padding=exact)
+    outputs = model(pixel_values=pixel_values, pixel_mask=mask, exact_padding=exact)
     names = [name for name in ("logits", "pred_boxes", "pred_masks") if outputs.get(name) is not None]
     return [{name: outputs[name][index] for name in names} for index in range(len(images))]
 

@@ -23,7 +23,7 @@ from transformers_detr.backends.registry import Backend, Precision
 from transformers_detr.hub.loading import load_pretrained
 from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-from transformers_detr.model.padding_detr import largest_size, real_pixels, stack_padded
+from transformers_detr.model.padding_detr import group_by_shape, pad_batch
 from transformers_detr.prefetch import prefetch_map
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | Tensor
@@ -345,10 +345,7 @@ class Predictor(ABC, Generic[Result]):
             NotFiniteError: The model's outputs hold NaN or infinity.
         """
         self.model.eval()
-        shapes = [item.shape for item in batch]
-        padded = largest_size(shapes)
-        pixel_values = stack_padded([item.pixel_values for item in batch], padded)  # (B, 3, H, W)
-        pixel_mask = None if set(shapes) == {padded} else real_pixels(shapes, padded)
+        pixel_values, pixel_mask = pad_batch([item.pixel_values for item in batch])  # (B, 3, H, W), (B, H, W)
         outputs = self.model(
             pixel_values=pixel_values.to(self.model.device),
             pixel_mask=pixel_mask,
@@ -382,29 +379,3 @@ def window_length(batch_size: int) -> int:
     A stream that starts at a multiple of this forms the same batches.
     """
     return _BATCHES_IN_WINDOW * batch_size
-
-
-def group_by_shape(shapes: dict[int, tuple[int, int]], batch_size: int, largest_padding: float) -> list[list[int]]:
-    """Group images of similar shape.
-
-    Args:
-        shapes: (height, width) of each image, by index.
-        batch_size: Largest number of images per group.
-        largest_padding: The area that padding may add to a group, relative to the area of the images; 0
-            groups equal shapes only.
-
-    Returns:
-        Groups of indices, in ascending order of their lowest index.
-    """
-    groups: list[list[int]] = []
-    for index in sorted(shapes, key=lambda index: (shapes[index], index)):
-        grown = [*groups[-1], index] if groups else [index]
-        height = max(shapes[member][0] for member in grown)
-        width = max(shapes[member][1] for member in grown)
-        own_area = sum(shapes[member][0] * shapes[member][1] for member in grown)
-        padded_area = len(grown) * height * width
-        if groups and len(grown) <= batch_size and padded_area <= own_area * (1 + largest_padding):
-            groups[-1] = grown
-        else:
-            groups.append([index])
-    return sorted(sorted(group) for group in groups)

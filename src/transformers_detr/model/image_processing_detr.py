@@ -27,7 +27,7 @@ from .annotations_detr import (
     resize_target,
 )
 from .image_io_detr import array_planes, channels_last, load_image
-from .padding_detr import DetrBatch, PreparedSize, largest_size, real_pixels, stack_padded, zeros
+from .padding_detr import DetrBatch, PreparedSize, largest_size, pad_batch, real_pixels, zeros
 from .postprocessing_detr import post_process_object_detection
 from .postprocessing_segmentation_detr import (
     post_process_instance_segmentation,
@@ -261,11 +261,11 @@ class DetrImageProcessor(BaseImageProcessor):
             else tensor
             for index, tensor in enumerate(tensors)
         ]
-        sizes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
-        padded = largest_size(sizes, settings._pad_size())
-        data: dict[str, Any] = {"pixel_values": stack_padded(tensors, padded, constant_values)}
+        pixel_values, pixel_mask = pad_batch(tensors, settings._pad_size(), constant_values, always_mask=True)
+        padded = (pixel_values.shape[2], pixel_values.shape[3])
+        data: dict[str, Any] = {"pixel_values": pixel_values}
         if return_pixel_mask:
-            data["pixel_mask"] = real_pixels(sizes, padded)
+            data["pixel_mask"] = pixel_mask
         if annotations is not None:
             data["labels"] = [pad_target(dict(target), padded) for target in annotations]
         return settings._output(data)

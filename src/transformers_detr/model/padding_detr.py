@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,71 @@ from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
 from .sizes_detr import Size, sizes_of_real_pixels
+
+
+def pad_batch(
+    tensors: Sequence[Tensor], pad_size: Size | None = None, value: float = 0, always_mask: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Pad images at the bottom and on the right and stack them.
+
+    The model needs exact padding only where there is a mask, that is, where something is padded.
+
+    Args:
+        tensors: Images `(C, h, w)`, at least one, equal but for h and w.
+        pad_size: (height, width) of the batch; None takes the smallest size that holds all images.
+        value: Value of the padding.
+        always_mask: Return a mask also where nothing is padded.
+
+    Returns:
+        `pixel_values` `(B, C, H, W)`, and `pixel_mask` `(B, H, W)`, int64, 1 on real pixels; None if nothing is padded.
+
+    Raises:
+        ValueError: An image is larger than `pad_size`.
+    """
+    sizes = [(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors]
+    padded = largest_size(sizes, pad_size)
+    needs_mask = always_mask or any(size != padded for size in sizes)
+    return stack_padded(tensors, padded, value), real_pixels(sizes, padded) if needs_mask else None
+
+
+def group_by_shape(
+    shapes: Mapping[int, Size], batch_size: int, largest_padding: float, by_ratio: bool = False
+) -> list[list[int]]:
+    """Group images of similar shape into batches.
+
+    Training groups by itself (`training.sampler`): it shuffles, and knows ratios but not sizes.
+
+    Args:
+        shapes: (height, width) of each image, by its index.
+        batch_size: Largest number of images in a group.
+        largest_padding: Area that padding may add to a group, relative to the area of the images; 0 groups equal
+            shapes only, infinity limits nothing.
+        by_ratio: Take images in the order of width / height, for sizes before resizing, instead of height and width.
+
+    Returns:
+        Groups of indices, in ascending order of their lowest index.
+
+    Raises:
+        ValueError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+    def order(index: int) -> tuple[float, Size, int]:
+        height, width = shapes[index]
+        return width / height if by_ratio else 0.0, (height, width), index
+
+    groups: list[list[int]] = []
+    for index in sorted(shapes, key=order):
+        grown = [*groups[-1], index] if groups else [index]
+        height, width = largest_size([shapes[member] for member in grown])
+        own_area = sum(shapes[member][0] * shapes[member][1] for member in grown)
+        padded_area = len(grown) * height * width
+        if groups and len(grown) <= batch_size and padded_area <= own_area * (1 + largest_padding):
+            groups[-1] = grown
+        else:
+            groups.append([index])
+    return sorted(sorted(group) for group in groups)
 
 
 def largest_size(sizes: Sequence[Size], pad_size: Size | None = None) -> Size:

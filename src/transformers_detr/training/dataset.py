@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from transformers_detr.data.records import ImageRecord
 from transformers_detr.model.annotations_detr import detection_target, relative_target
-from transformers_detr.model.padding_detr import real_pixels, stack_padded
+from transformers_detr.model.padding_detr import pad_batch
 
 Sample = dict[str, Any]
 
@@ -110,12 +110,11 @@ class DetrCollator:
         self.std = torch.tensor(std)[:, None, None] * 255
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return `pixel_values`, `labels` and `pixel_mask` of the batch; the mask is None where nothing is padded."""
+        """Return `pixel_values`, `pixel_mask` and `labels` of the batch."""
         pixels = [(sample["pixels"] - self.mean) / self.std for sample in samples]
-        sizes = [(image.shape[1], image.shape[2]) for image in pixels]
-        padded = (max(height for height, _ in sizes), max(width for _, width in sizes))
+        pixel_values, pixel_mask = pad_batch(pixels, always_mask=True)
         return {
-            "pixel_values": stack_padded(pixels, padded),
-            "pixel_mask": real_pixels(sizes, padded),
+            "pixel_values": pixel_values,
+            "pixel_mask": pixel_mask,
             "labels": [sample["labels"] for sample in samples],
         }
