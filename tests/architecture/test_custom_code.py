@@ -122,7 +122,7 @@ def test_loads_where_this_package_is_not_installed(clean_process, tmp_path, pict
     detector = make(tmp_path / "detector", DetrForObjectDetection)
     heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
     segmenter = make(tmp_path / "segmenter", DetrForSegmentation, d_model=128, **heads)
-    found = clean_process(["transformers_detr", "scipy", "pycocotools", "requests"], detector, segmenter)
+    found = clean_process(["transformers_detr", "scipy", "faster_coco_eval", "requests"], detector, segmenter)
     assert found["imported"] == []
     check(found, detector, DetrForObjectDetection, picture)
     check(found, segmenter, DetrForSegmentation, picture)

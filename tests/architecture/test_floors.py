@@ -67,7 +67,6 @@ OPTIONAL = {
     "openvino",
     "pandas",
     "prometheus_client",
-    "pycocotools",
     "rich",
     "supervision",
     "typer",

@@ -131,7 +131,6 @@ RECTANGLE[5:9, 10:18] = True
 
 
 def test_polygons():
-    pytest.importorskip("pycocotools")
     polygons = [[10, 5, 14, 5, 14, 9, 10, 9], [14, 5, 18, 5, 18, 9, 14, 9]]  # two halves of the rectangle
     target = detection_target(coco(annotation(segmentation=polygons)), SIZE, return_masks=True)
     assert target["masks"].dtype == torch.bool
@@ -164,7 +163,10 @@ def test_masks_are_resized_to_the_nearest_pixel_and_padded():
         ([[1, 2, 3, 4]], "even count of at least 6 numbers, got 4"),
         ([[1, 2, 3, 4, 5, 6, 7]], "even count"),
         ([[1, 2, 3, 4, 5, math.nan]], "finite"),
+        ([[1, 2, 3, 4, 5, "6"]], "finite numbers, got '6'"),
+        ([[1, 2, 3, 4, 5, 6], [7, 8, 9]], "even count of at least 6 numbers, got 3"),
         ([1, 2, 3, 4, 5, 6], "list of polygons, got 1"),
+        (7, "segmentation must be a list, got int"),
         ({"size": [40, 20], "counts": [800]}, r"size \[20, 40\] of the image, got .* \[40, 20\]"),
         ({"size": [20, 40], "counts": [799]}, "799"),
         ({"size": [20, 40], "counts": "\x7f"}, "COCO's encoding"),
@@ -175,10 +177,10 @@ def test_wrong_masks_are_named(segmentation, message):
         detection_target(coco(annotation(segmentation=segmentation)), SIZE, return_masks=True)
 
 
-def test_polygons_without_pycocotools(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+def test_polygons_without_faster_coco_eval(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core", None)
     polygon = annotation(segmentation=[[1, 2, 3, 4, 5, 6]])
-    with pytest.raises(ImportError, match=r"pip install 'transformers-detr\[segmentation\]'"):
+    with pytest.raises(ImportError, match="pip install faster-coco-eval"):
         detection_target(coco(polygon), SIZE, return_masks=True)
 
 
@@ -251,7 +253,6 @@ def crc32(masks: torch.Tensor) -> list[int]:
 
 
 def test_detection_equals_the_original(golden_json, shared_path):
-    pytest.importorskip("pycocotools")
     (path,) = shared_path("data", "coco_mini", "annotations").glob("instances*.json")
     every = json.loads(path.read_text())["annotations"]
     for golden in golden_json("coco_data.json"):

@@ -19,7 +19,7 @@ from transformers_detr.data.findings import Finding
 from transformers_detr.data.image_inspection import ImageFacts
 from transformers_detr.data.records import ImageRecord, ObjectRecord
 from transformers_detr.hub.published_checkpoints import NO_CLASS
-from transformers_detr.model.coco_masks_detr import decode_rle
+from transformers_detr.model.coco_masks_detr import decode_rle, polygon_problem
 
 FRAME_SLACK_PX = 1.0
 """Boxes may reach this far beyond the frame: annotators round."""
@@ -99,12 +99,7 @@ def mask_problem(record: ImageRecord, item: ObjectRecord) -> str | None:
         return None if mask.any() else "run lengths of an empty mask"
     if not isinstance(segmentation, list) or not segmentation:
         return f"must be polygons or run lengths, got {segmentation!r}"
-    for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            return f"a polygon must be an even number of at least 6 coordinates, got {polygon!r}"
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in polygon):
-            return f"a polygon must hold finite numbers, got {polygon!r}"
-    return None
+    return next(filter(None, map(polygon_problem, segmentation)), None)
 
 
 def check_image(record: ImageRecord, facts: ImageFacts, num_queries: int, masks: bool) -> Iterator[Finding]:

@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .boxes_detr import xyxy_to_cxcywh
-from .coco_masks_detr import decode_rle, rgb_to_ids
+from .coco_masks_detr import decode_rle, polygons_to_mask, rgb_to_ids
 from .image_io_detr import load_image
 from .sizes_detr import Size
 
 Target = dict[str, Tensor]
-
-SMALLEST_POLYGON = 6  # numbers: three points
 
 
 def detection_target(
@@ -45,7 +43,7 @@ def detection_target(
             width, height in pixels) and perhaps `id`, `iscrowd`, `area` (else that of the box) and
             `segmentation` (polygons or RLE).
         size: (height, width) of the image.
-        return_masks: whether to read the segmentations too; polygons need pycocotools.
+        return_masks: whether to read the segmentations too; polygons need faster-coco-eval.
         degenerate_boxes: "drop" or "refuse" objects whose box has no area inside the image.
         name: what errors call an annotation without an image id.
 
@@ -55,7 +53,7 @@ def detection_target(
     Raises:
         ValueError: a key is missing or a value is not what it should be; a degenerate box where they are
             refused; no box at all lies in the image, though they have an area.
-        ImportError: pycocotools is needed and missing.
+        ImportError: faster-coco-eval is needed and missing.
     """
     image_id = _image_id(annotation, ("image_id",), name)
     objects = _list(annotation, "annotations", f"image {image_id}")
@@ -215,32 +213,13 @@ def _object_mask(item: Mapping[str, Any], size: Size, where: str) -> np.ndarray[
                 f"{where}: an RLE needs counts and the size {list(size)} of the image, "
                 f"got {sorted(segmentation)} and {segmentation.get('size')}"
             )
-        try:
-            return decode_rle(dict(segmentation))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{where}: {error}") from error
-    polygons = [_polygon(polygon, where) for polygon in _list(item, "segmentation", where)]
-    if not polygons:
-        raise ValueError(f"{where}: segmentation is empty")
+        polygons = None
+    else:
+        polygons = _list(item, "segmentation", where)
     try:
-        from pycocotools import mask as coco_mask
-    except ImportError as error:
-        raise ImportError(
-            "masks from polygons need pycocotools: pip install 'transformers-detr[segmentation]'"
-        ) from error
-    # its own decode warns with numpy 2
-    return decode_rle(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
-
-
-def _polygon(polygon: Any, where: str) -> list[float]:
-    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
-        raise ValueError(f"{where}: segmentation must be an RLE or a list of polygons, got {polygon!r} in it")
-    numbers = [_finite(number, "segmentation", where) for number in polygon]
-    if len(numbers) < SMALLEST_POLYGON or len(numbers) % 2:
-        raise ValueError(
-            f"{where}: a polygon needs an even count of at least {SMALLEST_POLYGON} numbers, got {len(numbers)}"
-        )
-    return numbers
+        return decode_rle(dict(segmentation)) if polygons is None else polygons_to_mask(polygons, *size)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _image_id(annotation: Any, keys: tuple[str, ...], name: str) -> int:
