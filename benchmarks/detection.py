@@ -33,6 +33,7 @@ import transformers
 from models import BOXES, LOGITS, MIXED_SIZES, Models
 from PIL import Image
 from report import Disagreement, add_common_arguments, machine, print_rows, write_json
+from scipy.optimize import linear_sum_assignment
 
 import transformers_detr
 from transformers_detr.backends.registry import Backend
@@ -87,8 +88,9 @@ def same_detections(models: Models, image: Image.Image, found: transformers_detr
     scores, boxes = torch.as_tensor(found.scores), torch.as_tensor(found.boxes_xyxy_px)
     features = torch.cat([boxes / max(image.size), scores[:, None]], dim=1)
     theirs = torch.cat([alone["boxes"] / max(image.size), alone["scores"][:, None]], dim=1)
-    nearest = torch.cdist(features, theirs).argmin(dim=1)  # the detector sorts by score, stock does not
-    alone = {key: values[nearest] for key, values in alone.items()}
+    # The detector sorts by score, stock does not: pair each with one of the other's.
+    order = torch.from_numpy(linear_sum_assignment(torch.cdist(features, theirs, p=1).numpy())[1])
+    alone = {key: values[order] for key, values in alone.items()}
     score = float((scores - alone["scores"]).abs().max())
     box = float((boxes - alone["boxes"]).abs().max()) / max(image.size)
     if not (score <= LOGITS and box <= BOXES):
