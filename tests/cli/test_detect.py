@@ -23,6 +23,7 @@ from transformers_detr.cli.detect import detect
 from transformers_detr.inference.detector import Detector
 
 ROUGH_SIZES = [(90, 60), (60, 90), (64, 64), (90, 61), (120, 60)]
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 COUNT = 22
 BROKEN = 6
 
@@ -56,27 +57,27 @@ def finished(model, photos, tmp_path_factory):
 
 
 def records_of(output):
-    return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
 
 
 def test_records_are_those_of_the_detector_in_input_order(finished, model, photos):
     output, _ = finished
     records = records_of(output)
-    assert [record["file"] for record in records] == [str(photos / f"{i + 100}.png") for i in range(COUNT)]
-    assert [record["image_id"] for record in records] == list(range(100, 100 + COUNT))
+    assert [record["uri"] for record in records] == [str(photos / f"{i + 100}.png") for i in range(COUNT)]
+    assert [record["id"] for record in records] == list(range(100, 100 + COUNT))
     detector = Detector.from_pretrained(model, device="cpu")
     for number, record in enumerate(records):
         if number == BROKEN:
-            assert set(record) == {"file", "image_id", "error"}
+            assert set(record) == {"id", "uri", "error"}
             continue
         width, height = ROUGH_SIZES[number % 5]
         assert (record["width"], record["height"]) == (width, height)
-        alone = detector(record["file"], threshold=0)
-        assert [found["category_id"] for found in record["detections"]] == alone.class_ids.tolist()
+        alone = detector(record["uri"], threshold=0)
+        assert [found["class_id"] for found in record["detections"]] == alone.class_ids.tolist()
         for found, expected in zip(record["detections"], alone.to_dict(), strict=True):
             assert found["label"] == expected["label"]
             assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
-            assert found["box"] == pytest.approx(expected["box"], abs=1e-3)
+            assert {side: found[side] for side in SIDES} == pytest.approx(expected["box"], abs=1e-3)
         assert len(alone) == 12
 
 
@@ -95,7 +96,7 @@ def test_annotated_pictures_have_the_sizes_of_the_inputs(finished):
     output, _ = finished
     for number, record in enumerate(records_of(output)):
         if number != BROKEN:
-            with Image.open(output / record["picture"]) as drawn, Image.open(record["file"]) as picture:
+            with Image.open(output / record["annotated"]) as drawn, Image.open(record["uri"]) as picture:
                 assert drawn.size == picture.size
                 assert drawn.tobytes() != picture.tobytes()
     assert len(list((output / "annotated").iterdir())) == COUNT - 1
@@ -109,12 +110,12 @@ def test_coco_results_and_table_say_the_same(finished):
     flat = [(record, found) for record in records_of(output) for found in record.get("detections", ())]
     assert len(rows) == len(coco) == len(flat) > 0
     for row, entry, (record, found) in zip(rows, coco, flat, strict=True):
-        box = found["box"]
+        box = {side: found[side] for side in SIDES}
         size = [box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
         assert entry["bbox"] == pytest.approx([box["xmin"], box["ymin"], *size])
-        assert (entry["image_id"], entry["category_id"]) == (record["image_id"], found["category_id"])
+        assert (entry["image_id"], entry["category_id"]) == (record["id"], found["class_id"])
         assert entry["score"] == found["score"] == float(row["score"])
-        assert (row["file"], row["label"]) == (record["file"], found["label"])
+        assert (row["uri"], row["label"]) == (record["uri"], found["label"])
         assert {side: float(row[side]) for side in box} == box
     assert {row["label"] for row in rows} - {"cat"}, "class names with other letters come through"
 
@@ -138,12 +139,12 @@ def test_interrupted_run_resumes_to_the_same_files(finished, model, photos, tmp_
         patched.setattr(Detector, "predict", interrupted)
         stopped = run(*arguments)
     assert stopped.exit_code == 130
-    done = len(records_of(tmp_path))
+    done = len(records_of(tmp_path)) if (tmp_path / "predictions.jsonl").exists() else 0
     assert f"Stopped after {done} of {COUNT} images; resume with --resume" in stopped.stderr
     assert done < COUNT
     assert not (tmp_path / "coco_results.json").exists()
     with (tmp_path / "predictions.jsonl").open("a") as file:
-        file.write('{"file": "torn')
+        file.write('{"id": 100, "uri": "torn')
     assert run(*arguments, "--resume").exit_code == 1
     for name in ("predictions.jsonl", "coco_results.json", "predictions.csv"):
         assert (tmp_path / name).read_bytes() == (complete / name).read_bytes()
@@ -198,7 +199,7 @@ def test_used_output_folder_is_refused_unless_told(finished, model, photos, tmp_
     photo = photos / "100.png"
     assert run("detect", photo, "--model", model, "--output", tmp_path).exit_code == 0
     assert run("detect", photos / "101.png", "--model", model, "--output", tmp_path, "--overwrite").exit_code == 0
-    assert [record["file"] for record in records_of(tmp_path)] == [str(photos / "101.png")]
+    assert [record["uri"] for record in records_of(tmp_path)] == [str(photos / "101.png")]
     assert run("detect", photo, "--output", tmp_path, "--resume", "--overwrite").exit_code == 2
 
 
@@ -224,7 +225,7 @@ def test_urls_are_fetched(model, photos, tmp_path):
         server.shutdown()
     assert result.exit_code == 1
     found, missing = records_of(tmp_path)
-    assert found["file"] == urls[0]
+    assert found["uri"] == urls[0]
     assert (tmp_path / "annotated" / "100.png").exists()
     assert len(found["detections"]) == len(Detector.from_pretrained(model, device="cpu")(photos / "100.png"))
     assert missing["error"].startswith("cannot be fetched: ")
@@ -243,9 +244,8 @@ def test_pictures_are_not_written_unasked(model, photos, tmp_path):
         "coco_results.json",
         "predictions.csv",
         "predictions.jsonl",
-        "run.json",
     ]
-    assert "picture" not in records_of(tmp_path)[0]
+    assert "annotated" not in records_of(tmp_path)[0]
 
 
 def test_own_annotated_pictures_are_not_inputs(model, photos, tmp_path):

@@ -31,7 +31,7 @@ def run(folder, output, *arguments, clip="clip.mp4"):
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_line_for_each_frame(folder, whole):
 def test_table(whole):
     rows = list(csv.DictReader((whole / "predictions.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == sum(len(record["detections"]) for record in lines(whole / "predictions.jsonl"))
-    assert list(rows[0])[:4] == ["file", "frame", "time", "label"]
+    assert list(rows[0])[:4] == ["uri", "frame", "time", "label"]
 
 
 def test_copy_has_boxes_the_timing_and_the_sound(folder, whole):
@@ -83,7 +83,7 @@ def test_going_on_gives_the_same_as_running_through(folder, whole, tmp_path, mon
     done = len(lines(tmp_path / "predictions.jsonl"))
     assert 0 < done < 14
     with (tmp_path / "predictions.jsonl").open("a") as file:
-        file.write('{"file": "cut o')
+        file.write('{"id": 3, "uri": "cut o')
     monkeypatch.undo()
     assert run(folder, tmp_path).exit_code == 2
     resumed = run(folder, tmp_path, "--resume")

@@ -148,10 +148,10 @@ def test_resuming_and_its_refusals(finished, model, scenes, tmp_path):
 
     refused = run(*common, "--batch-size", 3)
     assert refused.exit_code == 1
-    assert "holds predictions" in refused.output
+    assert "already holds predictions" in refused.output
     other = run(*common, "--batch-size", 2, "--resume")
     assert other.exit_code == 1
-    assert "batch_size was 3, is 2" in other.output
+    assert "batch_size was 3 and is now 2" in other.output
     resumed = run(*common, "--batch-size", 3, "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert (tmp_path / "predictions.jsonl").read_bytes() == b"".join(lines)

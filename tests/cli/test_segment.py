@@ -61,7 +61,7 @@ def finished(model, photos, tmp_path_factory):
 
 
 def records_of(output):
-    return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def expected(model, photos):
 def test_every_picture_has_a_record_and_an_overlay(finished, photos, task):
     output, result = finished[task]
     records = records_of(output)
-    assert [record["file"] for record in records] == [str(photos / f"{i + 100}.png") for i in range(COUNT)]
+    assert [record["uri"] for record in records] == [str(photos / f"{i + 100}.png") for i in range(COUNT)]
     assert "error" in records[BROKEN]
     assert result.exit_code == 1
     assert "skipped" in result.stderr
@@ -87,7 +87,7 @@ def test_every_picture_has_a_record_and_an_overlay(finished, photos, task):
     assert total > COUNT
     assert f"images: {COUNT}, segments: {total}, failed: 1, " in result.stdout
     for record in records[:BROKEN] + records[BROKEN + 1 :]:
-        with Image.open(output / record["picture"]) as drawn, Image.open(record["file"]) as picture:
+        with Image.open(output / record["annotated"]) as drawn, Image.open(record["uri"]) as picture:
             assert drawn.size == picture.size == (record["width"], record["height"])
             assert drawn.tobytes() != picture.tobytes()
 
@@ -96,12 +96,12 @@ def test_panoptic_files_hold_the_segments(finished, expected):
     output, _ = finished["panoptic"]
     content = json.loads((output / "panoptic.json").read_text())
     records = [record for record in records_of(output) if "error" not in record]
-    assert [image["id"] for image in content["images"]] == [record["image_id"] for record in records]
+    assert [image["id"] for image in content["images"]] == [record["id"] for record in records]
     isthing = {category["id"]: category["isthing"] for category in content["categories"]}
     assert isthing == {label: int(label not in STUFF) for label in isthing}
     for annotation, record in zip(content["annotations"], records, strict=True):
-        truth = expected["panoptic"][record["file"]]
-        found = load_map(record["image_id"], annotation["file_name"], annotation["segments_info"], output / "panoptic")
+        truth = expected["panoptic"][record["uri"]]
+        found = load_map(record["id"], annotation["file_name"], annotation["segments_info"], output / "panoptic")
         np.testing.assert_array_equal(found.ids, truth.segmentation)
         assert found.category_of == {info["id"]: info["label_id"] for info in truth.segments_info}
         for entry in annotation["segments_info"]:
@@ -120,8 +120,8 @@ def test_instances_are_coco_results(finished, expected):
     for record in records_of(output):
         if "error" in record:
             continue
-        truth = expected["instance"][record["file"]]
-        found = by_image.pop(record["image_id"], None)
+        truth = expected["instance"][record["uri"]]
+        found = by_image.pop(record["id"], None)
         assert (0 if found is None else len(found.scores)) == len(truth)
         for index, info in enumerate(truth.segments_info):
             assert found.category_ids[index] == info["label_id"]
@@ -139,7 +139,7 @@ def test_semantic_pictures_hold_classes(finished, expected):
             with Image.open(output / "semantic" / record["segmentation"]) as picture:
                 classes = np.asarray(picture)
             assert classes.dtype == np.uint8
-            np.testing.assert_array_equal(classes, expected["semantic"][record["file"]].class_map())
+            np.testing.assert_array_equal(classes, expected["semantic"][record["uri"]].class_map())
             areas = {segment["category_id"]: segment["area"] for segment in record["segments"]}
             assert areas == {label: (classes == label).sum() for label in np.unique(classes).tolist()}
 
@@ -234,7 +234,7 @@ class Oracle(Segmenter):
     """Finds the ground truth."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.model = folder, sure_segmenter().model
         content = json.loads(folder.with_suffix(".json").read_text())
         self.entries = {entry["image_id"]: entry for entry in content["annotations"]}
         self.categories = {category["id"]: category for category in content["categories"]}

@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from evaluation.oracles import pycocotools_evaluation
 from evaluation.scene_model import scene_detector
 from transformers_detr import Detector, evaluate
+from transformers_detr.cli import app
 from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import write_scenes
 from transformers_detr.evaluation.evaluation_workflow import EvaluationResult
@@ -112,7 +114,7 @@ def test_a_run_and_its_predictions_give_the_same(result, folder, scenes, tmp_pat
     assert again.summary == pytest.approx(seen.summary, abs=0, nan_ok=True)
     results = seen.to_coco_results(tmp_path / "results.json")
     assert json.loads(results.read_text()) == list(to_coco_results(read_predictions(tmp_path / "predictions.jsonl")))
-    with pytest.raises(ValueError, match="holds predictions"):
+    with pytest.raises(ValueError, match="already holds predictions"):
         evaluate(folder, scenes, output_dir=tmp_path)
     resumed = evaluate(folder, scenes, output_dir=tmp_path, batch_size=2, resume=True)
     assert resumed.summary == pytest.approx(seen.summary, abs=0, nan_ok=True)
@@ -196,3 +198,29 @@ def test_a_threshold_of_the_predictions_is_noted(folder, scenes, tmp_path):
         seen = evaluate(predictions=file, data=scenes).notes
         assert len(seen) == notes
         assert all("threshold 0.5" in note for note in seen)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.2])
+def test_predictions_of_detect_are_scored(result, folder, scenes, tmp_path, threshold):
+    """Images of several sizes are batched otherwise, so that the last digits differ."""
+    command = ["detect", scenes / "images", "--model", folder, "-o", tmp_path, "-t", threshold, "--no-images"]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    seen = evaluate(predictions=tmp_path / "predictions.jsonl", data=scenes)
+    assert len(seen.notes) == (threshold > 0)
+    if threshold:
+        assert "threshold 0.2" in seen.notes[0]
+        return
+    assert seen.summary == pytest.approx(result.summary, abs=1e-3, nan_ok=True)
+    few = evaluate(predictions=tmp_path / "predictions.jsonl", data=scenes, limit=2)
+    assert len(few.predictions) == 2
+    file = tmp_path / "predictions.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-2]))
+    assert "2 images have no prediction" in evaluate(predictions=file, data=scenes).notes[0]
+    write_scenes(tmp_path / "other", 8, seed=9)
+    for image in (tmp_path / "other" / "images").iterdir():
+        image.rename(image.with_name(f"other-{image.name}"))
+    labels = tmp_path / "other" / "annotations.json"
+    labels.write_text(labels.read_text().replace('"file_name": "', '"file_name": "other-'))
+    with pytest.raises(ValueError, match="none of its images are in"):
+        evaluate(predictions=file, data=tmp_path / "other")

@@ -14,9 +14,9 @@ from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.compute_metrics import DetectionMetrics
 from transformers_detr.evaluation.padding_check import padding_differences
-from transformers_detr.evaluation.predict import plan_batches, predict, predict_to_log
-from transformers_detr.evaluation.prediction_writer import PredictionLog
+from transformers_detr.evaluation.predict import plan_batches, predict, predict_to_file
 from transformers_detr.evaluation.predictions import to_coco_results
+from transformers_detr.inference.prediction_writer import PredictionWriter
 
 
 def predictions_of(detector, records, batch_size, **options):
@@ -137,7 +137,7 @@ def test_outputs_that_are_not_finite_are_named(scene_detector, scene_records):
 
 def run(folder, detector, records, resume=False, stop_after=None):
     """Predict into a folder; perhaps stop, as if killed, after some batches."""
-    log = PredictionLog(folder, {"a": 1}, resume)
+    writer = PredictionWriter(folder, {"a": 1}, resume=resume)
 
     def predict_batches(batches):
         for number, predictions in enumerate(predict(*detector, batches)):
@@ -146,8 +146,8 @@ def run(folder, detector, records, resume=False, stop_after=None):
             yield predictions
 
     seen = []
-    predict_to_log(log, plan_batches(records, 2), predict_batches, seen.append)
-    return log.path.read_bytes(), seen
+    predict_to_file(writer, {}, plan_batches(records, 2), predict_batches, seen.append)
+    return writer.path.read_bytes(), seen
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(scene_detector, scene_records, tmp_path):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation.oracles import perturbed_results, random_dataset
-from transformers_detr.evaluation.prediction_writer import PredictionLog, read_settings
+from transformers_detr.data.records import ImageRecord
 from transformers_detr.evaluation.predictions import (
     ImagePrediction,
     PanopticFile,
     from_coco_results,
+    match_images,
     read_predictions,
     to_coco_results,
-    to_json,
+    to_record,
 )
 
 MASK = {"size": [4, 5], "counts": "12345"}
@@ -27,13 +29,11 @@ def prediction(image_id, count=3, **others):
     return ImagePrediction(image_id, scores, rng.integers(0, 9, count), boxes, **others)
 
 
-def assert_same(first, second):
-    assert to_json(first) == to_json(second)
-    np.testing.assert_array_equal(first.scores, second.scores)
-    np.testing.assert_array_equal(first.boxes_xywh, second.boxes_xywh)
+def image(image_id, path="images/{}.png"):
+    return ImageRecord(image_id, Path(path.format(image_id)), 40, 50, (), Path("labels.json"))
 
 
-def test_json_lines_round_trip(tmp_path):
+def test_records_round_trip(tmp_path):
     segments = PanopticFile("7.png", [{"id": 1, "category_id": 3}])
     predictions = [
         prediction(1),
@@ -42,16 +42,34 @@ def test_json_lines_round_trip(tmp_path):
         prediction(4, panoptic=segments),
         ImagePrediction(5, error="no such file"),
     ]
-    log = PredictionLog(tmp_path, {"model": "x"})
-    log.append(predictions)
-    log.finish([5, 4, 3, 2, 1])
-    read = list(read_predictions(log.path))
-    assert [p.image_id for p in read] == [5, 4, 3, 2, 1]
-    for first, second in zip(predictions, read[::-1], strict=True):
-        assert_same(first, second)
-    assert read[0].error == "no such file"
-    assert read[1].panoptic == segments
-    assert read_settings(log.path) == {"model": "x"}
+    names = {number: f"class {number}" for number in range(9)}
+    records = [to_record(one, image(one.image_id), names) for one in predictions]
+    assert [record["uri"] for record in records] == [f"images/{number}.png" for number in range(1, 6)]
+    assert {found["label"] == f"class {found['class_id']}" for found in records[0]["detections"]} == {True}
+    first, box = records[0]["detections"][0], predictions[0].boxes_xywh[0]
+    assert [first[side] for side in ("xmin", "ymin", "xmax", "ymax")] == [*box[:2], *(box[:2] + box[2:])]
+    assert first["score"] == predictions[0].scores[0]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [{"settings": {}}, *records]))
+    read = list(read_predictions(tmp_path / "predictions.jsonl"))
+    for one, other in zip(predictions, read, strict=True):
+        assert (one.image_id, one.error, one.panoptic) == (other.image_id, other.error, other.panoptic)
+        assert (one.masks or None) == other.masks
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.category_ids, other.category_ids)
+        np.testing.assert_allclose(one.boxes_xywh, other.boxes_xywh, atol=1e-12)
+
+
+def test_images_are_matched_by_path_and_unique_name():
+    id_of = match_images([image(1), image(2), image(3, "other/2.png"), image(4, "images/a b.jpg")])
+    for uri, expected in {
+        "elsewhere/1.png": 1,  # the only file of this name
+        "images/2.png": 2,
+        str(Path("other/2.png").resolve()): 3,
+        "elsewhere/2.png": None,
+        "https://example.org/folder/a%20b.jpg?size=full": 4,
+        "images/9.png": None,
+    }.items():
+        assert id_of({"id": 7, "uri": uri}) == expected, uri
 
 
 def test_coco_results_round_trip(tmp_path):
@@ -64,13 +82,16 @@ def test_coco_results_round_trip(tmp_path):
     assert next(iter(to_coco_results(from_coco_results(with_masks))))["segmentation"] == MASK
 
 
+FOUND = {"label": "cat", "class_id": 1, "score": 0.5, "xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"scores": []}', "without image_id"),
-        ('{"image_id": 1, "scores": []}', "image 1: boxes_xywh, category_ids missing"),
-        ('{"image_id": 1, "scores": [1], "category_ids": [], "boxes_xywh": []}', "image 1: unequal numbers"),
-        ('{"image_id": 1, "scores": [NaN], "category_ids": [1], "boxes_xywh": [[1, 2, 3, 4]]}', "not finite"),
+        ('{"detections": []}', "line 2: id missing"),
+        ('{"id": 1}', "line 2: detections missing"),
+        (json.dumps({"id": 1, "detections": [FOUND, {"label": "cat"}]}), "image 1: xmin missing"),
+        (json.dumps({"id": 1, "detections": [FOUND | {"score": float("nan")}]}), "not finite"),
         ("{nonsense", "line 2"),
         ("[1]", "line 2"),
     ],
@@ -78,7 +99,7 @@ def test_coco_results_round_trip(tmp_path):
 def test_a_bad_line_is_named(tmp_path, line, reason):
     file = tmp_path / "predictions.jsonl"
     file.write_text('{"settings": {}}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"predictions\.jsonl, line 2: ") as caught:
+    with pytest.raises(ValueError, match=r"predictions\.jsonl") as caught:
         list(read_predictions(file))
     assert reason in str(caught.value)
 
@@ -97,52 +118,3 @@ def test_bad_coco_results_are_named(tmp_path, content, reason):
     file.write_text(content)
     with pytest.raises(ValueError, match=reason):
         list(read_predictions(file))
-
-
-def test_a_torn_line_is_forgotten_and_written_again(tmp_path):
-    log = PredictionLog(tmp_path, {"model": "x"})
-    log.append([prediction(1)])
-    log.append([prediction(2)])
-    (part,) = tmp_path.iterdir()
-    part.write_bytes(part.read_bytes()[:-20])
-
-    resumed = PredictionLog(tmp_path, {"model": "x"}, resume=True)
-    assert resumed.done == {1}
-    resumed.append([prediction(1), prediction(2)])
-    resumed.finish([1, 2])
-    assert [p.image_id for p in read_predictions(resumed.path)] == [1, 2]
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
-
-
-def test_a_run_torn_in_its_first_line_begins_anew(tmp_path):
-    (tmp_path / "predictions.part0.jsonl").write_text('{"settings": {"mod')
-    log = PredictionLog(tmp_path, {"model": "x"}, resume=True)
-    log.append([prediction(1)])
-    log.finish([1])
-    assert read_settings(log.path) == {"model": "x"}
-
-
-def test_a_finished_run_has_nothing_left_to_do(tmp_path):
-    log = PredictionLog(tmp_path, {})
-    log.append([prediction(1)])
-    log.finish([1])
-    before = log.path.read_bytes()
-    again = PredictionLog(tmp_path, {}, resume=True)
-    assert again.done == {1}
-    again.finish([1])
-    assert again.path.read_bytes() == before
-
-
-def test_runs_are_not_mixed(tmp_path):
-    PredictionLog(tmp_path, {"padding": "exact", "size": 800}).append([prediction(1)])
-    with pytest.raises(ValueError, match="holds predictions"):
-        PredictionLog(tmp_path, {"padding": "exact", "size": 800})
-    with pytest.raises(ValueError, match="other settings: padding was 'exact', is 'original'"):
-        PredictionLog(tmp_path, {"padding": "original", "size": 800}, resume=True)
-
-
-def test_a_missing_image_is_noticed(tmp_path):
-    log = PredictionLog(tmp_path, {})
-    log.append([prediction(1)])
-    with pytest.raises(ValueError, match="no prediction for 1 images, such as 2"):
-        log.finish([1, 2])

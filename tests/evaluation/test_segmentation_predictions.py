@@ -19,7 +19,7 @@ from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
 from transformers_detr.evaluation.predict import plan_batches, predict
-from transformers_detr.evaluation.predictions import ImagePrediction, PanopticFile, to_coco_results, to_json
+from transformers_detr.evaluation.predictions import ImagePrediction, PanopticFile, to_coco_results, to_record
 from transformers_detr.evaluation.segmentation_predictions import (
     load_map,
     read_panoptic_truth,
@@ -210,12 +210,14 @@ def test_the_command_measures_all_three(detector, data, truth, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def predictions_file(predicted, tmp_path_factory):
+def predictions_file(predicted, data, tmp_path_factory):
     """Predictions as a run leaves them, and the pictures of segments beside."""
     found, folder = predicted
     output = tmp_path_factory.mktemp("predictions")
-    settings = {"settings": {"class_names": list(CLASS_NAMES)}}
-    lines = [json.dumps(entry) for entry in (settings, *map(to_json, found))]
+    header = {"class_names": list(CLASS_NAMES), "settings": {"data": "scenes"}}
+    images = {image.id: image for image in DetectionDataset.load(data).split("val")}
+    records = [to_record(one, images[one.image_id], dict(enumerate(CLASS_NAMES))) for one in found]
+    lines = [json.dumps(entry) for entry in (header, *records)]
     (output / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     shutil.copytree(folder, output / "panoptic")
     return output / "predictions.jsonl"

@@ -16,6 +16,7 @@ from transformers_detr.evaluation.predictions import read_predictions
 from transformers_detr.export.benchmark import BenchmarkResult, BenchmarkRow
 from transformers_detr.export.export_folder import write_export_folder
 from transformers_detr.export.parity import Difference
+from transformers_detr.inference.predictions import read_records
 
 
 def run(*arguments):
@@ -161,7 +162,7 @@ def test_masks_are_those_of_pytorch(pictures, tmp_path):
     run(*common, tmp_path / "onnx", "--model", tmp_path / "exported", "--backend", "onnx")
     run(*common, tmp_path / "pytorch", "--model", save(segmenter, tmp_path / "model"))
     names = [
-        [part["label"] for part in json.loads((tmp_path / kind / "predictions.jsonl").read_text())["segments"]]
+        [part["label"] for record in read_records(tmp_path / kind / "predictions.jsonl") for part in record["segments"]]
         for kind in ("onnx", "pytorch")
     ]
     assert names[0] == names[1] != []

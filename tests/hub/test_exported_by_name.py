@@ -99,5 +99,6 @@ def test_the_command_heeds_the_revision(hub, folder, tmp_path):
     line = f"detr detect {tmp_path / 'scene.png'} --model {NAME} --backend onnx --output {tmp_path / 'out'} --revision"
     assert hub.call(run_command, f"{line} v1") == 1
     assert hub.call(run_command, f"{line} v2 --overwrite") == 0
-    record = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
+    header, record = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
+    assert header["settings"]["revision"] == "v2"
     assert (record["height"], record["width"]) == (96, 128)

@@ -73,7 +73,7 @@ def test_the_command_runs(process, readme, tmp_path_factory):
     (line,) = re.findall(r"^(detr detect .*)$", readme, flags=re.MULTILINE)
     assert process.call(run_command, line) == 0
     folder = Path(process.call(os.getcwd)) / "detections"
-    assert len((folder / "predictions.jsonl").read_text().splitlines()) == 2
+    assert len((folder / "predictions.jsonl").read_text().splitlines()) == 1 + 2
     assert len(list((folder / "annotated").iterdir())) == 2
 
 

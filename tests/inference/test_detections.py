@@ -81,9 +81,9 @@ def test_without_supervision_the_error_names_the_extra(monkeypatch):
 
 def test_pandas_gives_a_row_per_object():
     table = made().to_pandas()
-    assert list(table.columns) == ["label", "category_id", "score", "xmin", "ymin", "xmax", "ymax"]
+    assert list(table.columns) == ["label", "class_id", "score", "xmin", "ymin", "xmax", "ymax"]
     rows = [{**entry["box"], "label": entry["label"], "score": entry["score"]} for entry in made().to_dict()]
-    found = table.drop(columns="category_id").to_dict("records")
+    found = table.drop(columns="class_id").to_dict("records")
     assert found == [pytest.approx(row) for row in rows]
     assert table.groupby("label")["score"].max().to_dict() == pytest.approx({"class 0": 0.99, "class 2": 0.9})
     assert len(made([], [], []).to_pandas()) == 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -50,6 +51,7 @@ class ExportedModel:
     Args:
         config: The model's configuration.
         engine: The loaded graph.
+        graph_files: Files that the graph was loaded from.
     """
 
     device = torch.device("cpu")
@@ -57,9 +59,10 @@ class ExportedModel:
 
     dtype = torch.float32
 
-    def __init__(self, config: DetrConfig, engine: Engine):
+    def __init__(self, config: DetrConfig, engine: Engine, graph_files: Sequence[Path] = ()):
         self.config = config
         self.engine = engine
+        self.graph_files = tuple(graph_files)
 
     @property
     def supports_exact_padding(self) -> bool:

@@ -76,7 +76,7 @@ def open_exported(
         raise LoadingError(f"{path}: cannot be loaded: {_reason(error)}") from error
     if architecture == _SEGMENTATION and (config.architectures or [""])[0] != _SEGMENTATION:
         raise LoadingError(f"{name}: this model detects, but does not segment")
-    return ExportedModel(config, engine), processor
+    return ExportedModel(config, engine, _graph_files(path, backend)), processor
 
 
 def _reason(error: Exception) -> str:
@@ -88,15 +88,19 @@ def _reason(error: Exception) -> str:
 def _local_folder(name: str, backend: Backend, precision: Precision, subfolder: str, hub: dict[str, Any]) -> Path:
     """Return the folder, or the downloaded one with the needed files of a repository."""
     if not is_path(name):
-        graph = model_file(Path(subfolder), backend, precision)
-        suffix = REGISTRY[backend].weights_suffix
-        weights = [graph.with_suffix(suffix)] if suffix else []
-        files = [*(Path(subfolder, file) for file in _CONFIGURATIONS), graph, *weights]
+        graph = _graph_files(model_file(Path(subfolder), backend, precision), backend)
+        files = [*(Path(subfolder, file) for file in _CONFIGURATIONS), *graph]
         return download_files(name, [file.as_posix() for file in files], **hub) / subfolder
     folder = Path(name).expanduser() / subfolder
     if not folder.is_dir():
         raise LoadingError(f"{folder}: there is no such folder; backends run what `detr export` wrote into one")
     return folder
+
+
+def _graph_files(path: Path, backend: Backend) -> list[Path]:
+    """Return the graph and the file of its weights, if separate."""
+    suffix = REGISTRY[backend].weights_suffix
+    return [path, path.with_suffix(suffix)] if suffix else [path]
 
 
 def _existing_file(name: str, folder: Path, backend: Backend, precision: Precision) -> Path:

@@ -119,11 +119,11 @@ def detect(
 
 def _show(record: dict[str, Any]) -> None:
     """Show the detections of one image, the best first."""
-    title = f"{record['file']} ({record['width']} × {record['height']})"
+    title = f"{record['uri']} ({record['width']} × {record['height']})"
     table = Table("class", title=escape(title), title_justify="left")
     for column in ("score", "left", "top", "right", "bottom"):
         table.add_column(column, justify="right")
     for found in sorted(record["detections"], key=lambda found: -found["score"]):
-        numbers = [f"{found['score']:.3f}", *(f"{side:.1f}" for side in found["box"].values())]
+        numbers = [f"{found['score']:.3f}", *(f"{found[side]:.1f}" for side in ("xmin", "ymin", "xmax", "ymax"))]
         table.add_row(escape(found["label"]), *numbers)
     Console().print(table)

@@ -97,7 +97,7 @@ def explain(
             )
         except (OSError, ValueError, TypeError) as error:
             failed += 1
-            report_failure({"file": source.location, "error": str(error).removeprefix(f"{source.location}: ")}, console)
+            report_failure({"uri": source.location, "error": str(error).removeprefix(f"{source.location}: ")}, console)
             continue
         explanation.save(target, f"{Path(source.location).name} · {model}")
         typer.echo(str(target))

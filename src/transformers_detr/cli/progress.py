@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from transformers_detr.inference.run_folder import RunFolder
+if TYPE_CHECKING:
+    from transformers_detr.inference.prediction_writer import PredictionWriter
 
 PROGRESS_COLUMNS = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
 
@@ -35,7 +36,7 @@ class Pace:
 
 @contextmanager
 def show_progress(
-    run: RunFolder, total: int | None, console: Console, noun: str = "images"
+    run: PredictionWriter, total: int | None, console: Console, noun: str = "images"
 ) -> Iterator[tuple[Callable[[dict[str, Any]], None], Pace]]:
     """Show a progress bar and failures; end the command if it is stopped or the disk or memory does not suffice.
 
@@ -53,7 +54,7 @@ def show_progress(
     """
     pace = Pace(noun)
     with Progress(*PROGRESS_COLUMNS, console=console, transient=True) as progress:
-        task = progress.add_task("", total=total, completed=run.done)
+        task = progress.add_task("", total=total, completed=len(run.done))
 
         def advance(record: dict[str, Any]) -> None:
             pace.count += 1
@@ -73,10 +74,10 @@ def show_progress(
 
 def report_failure(record: dict[str, Any], console: Console) -> None:
     """Say why an image has no results."""
-    console.print(f"[red]skipped[/] {escape(record['file'])}: {escape(record['error'])}")
+    console.print(f"[red]skipped[/] {escape(record['uri'])}: {escape(record['error'])}")
 
 
-def _stop(run: RunFolder, total: int | None, noun: str, reason: str, status: int, console: Console) -> NoReturn:
+def _stop(run: PredictionWriter, total: int | None, noun: str, reason: str, status: int, console: Console) -> NoReturn:
     whole = "" if total is None else f" of {total}"
-    console.print(f"[red]Stopped[/] after {run.done}{whole} {noun}{escape(reason)}; resume with --resume")
+    console.print(f"[red]Stopped[/] after {len(run.done)}{whole} {noun}{escape(reason)}; resume with --resume")
     raise typer.Exit(status)

@@ -68,9 +68,10 @@ def run_images(
     load = partial(load_predictor, predictor, options, model, device, dtype, revision, console)
     with console.status("Loading"):
         from transformers_detr.cli.progress import report_failure, show_progress
+        from transformers_detr.inference.detection_output import DETECTIONS
         from transformers_detr.inference.image_run import predict_image, predict_to_folder, run_settings
-        from transformers_detr.inference.predictions import DETECTIONS
-        from transformers_detr.inference.run_folder import RunFolder, RunFolderError
+        from transformers_detr.inference.prediction_writer import PredictionWriter
+        from transformers_detr.inference.predictions import PredictionsError
         from transformers_detr.inference.segment_output import segments_format
     output_format = segments_format(options["task"]) if predictor == "Segmenter" else DETECTIONS
     if output is None:
@@ -82,21 +83,21 @@ def run_images(
         return
     settings = run_settings(model, revision, dtype, threshold, batch_size, **options, images=save_images)
     try:
-        run = RunFolder(output, settings, [s.location for s in sources], resume=resume, overwrite=overwrite)
-    except RunFolderError as error:
+        run = PredictionWriter(output, settings, [s.location for s in sources], resume=resume, overwrite=overwrite)
+        loaded = load() if len(run.done) < len(sources) else None
+        with show_progress(run, len(sources), console) as (progress, pace):
+            done = predict_to_folder(
+                loaded,
+                output_format,
+                sources,
+                run,
+                threshold=threshold,
+                batch_size=batch_size,
+                save_images=save_images,
+                progress=progress,
+            )
+    except PredictionsError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from error
-    loaded = load() if run.done < len(sources) else None
-    with show_progress(run, len(sources), console) as (progress, pace):
-        done = predict_to_folder(
-            loaded,
-            output_format,
-            sources,
-            run,
-            threshold=threshold,
-            batch_size=batch_size,
-            save_images=save_images,
-            progress=progress,
-        )
     if done.images == 1 and not done.failed:
         show(next(run.records()))
     typer.echo(

@@ -47,7 +47,7 @@ def run_videos(
     with console.status("Loading"):
         from transformers_detr.cli.progress import PROGRESS_COLUMNS, show_progress
         from transformers_detr.inference.image_run import run_settings
-        from transformers_detr.inference.run_folder import RunFolderError
+        from transformers_detr.inference.predictions import PredictionsError
         from transformers_detr.inference.video_run import detect_in_video, open_video_run, write_annotated_video
 
         try:
@@ -68,8 +68,8 @@ def run_videos(
                 with Progress(*PROGRESS_COLUMNS, console=console, transient=True) as bar:
                     task = bar.add_task("", total=video.all_frames)
                     results = write_annotated_video(video, partial(bar.advance, task))
-            typer.echo(f"frames: {video.run.done}, detections: {found}{pace}; results in {results}")
-        except RunFolderError as error:
+            typer.echo(f"frames: {len(video.run.done)}, detections: {found}{pace}; results in {results}")
+        except PredictionsError as error:
             raise typer.BadParameter(str(error), param_hint="--output") from error
         except (OSError, ImportError, ValueError) as error:
             console.print(f"[red]Failed.[/] {escape(str(error))}")

@@ -96,7 +96,7 @@ def segment(
 
 def _show(record: dict[str, Any]) -> None:
     """Show the segments of one image, the largest first."""
-    title = f"{record['file']} ({record['width']} × {record['height']})"
+    title = f"{record['uri']} ({record['width']} × {record['height']})"
     table = Table("class", title=escape(title), title_justify="left")
     for column in ("score", "area", "left", "top", "width", "height"):
         table.add_column(column, justify="right")

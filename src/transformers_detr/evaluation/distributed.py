@@ -11,27 +11,15 @@ from typing import TypeVar
 import torch.distributed
 
 from transformers_detr.evaluation.predictions import ImagePrediction
+from transformers_detr.inference.prediction_writer import process_number
 
 Item = TypeVar("Item")
-
-
-def process_number() -> tuple[int, int]:
-    """Number of this process and count of all: (0, 1) unless `torch.distributed` has been initialized."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
     """The items that fall to this process: every item falls to exactly one."""
     rank, world = process_number()
     return items[rank::world]
-
-
-def wait_for_all() -> None:
-    """Wait until every process has come here."""
-    if process_number()[1] > 1:
-        torch.distributed.barrier()
 
 
 @contextmanager

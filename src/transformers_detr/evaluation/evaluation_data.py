@@ -83,11 +83,6 @@ def select_data(
     return EvaluationData(dataset, name)
 
 
-def class_names(model: Any) -> list[str]:
-    """Names of the model's classes, by class id."""
-    return [model.config.id2label[label] for label in range(model.config.num_labels)]
-
-
 def _of_split(data: Any) -> tuple[DetectionDataset, str]:
     """Return a dataset that holds the images of a split alone, and the name of the split."""
     dataset, name = getattr(data, "dataset", None), getattr(data, "name", None)

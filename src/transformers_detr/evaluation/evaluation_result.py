@@ -108,7 +108,7 @@ class EvaluationResult:
         folder = Path(folder)
         dataset, split = self.data.dataset, self.data.split
         images = {image.id: image for image in self.data.images}
-        settings = {name: value for name, value in self.settings.items() if name != "class_names" and value is not None}
+        settings = {name: value for name, value in self.settings.items() if value is not None}
         if command is not None:
             settings["command"] = command
         page = write_report(

@@ -20,16 +20,17 @@ from transformers_detr.backends.registry import Backend, Precision
 from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import Finding, raise_finding
 from transformers_detr.evaluation import Padding
-from transformers_detr.evaluation.distributed import own_share, process_number
-from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data
+from transformers_detr.evaluation.distributed import own_share
+from transformers_detr.evaluation.evaluation_data import EvaluationData, select_data
 from transformers_detr.evaluation.evaluation_model import ModelOptions, evaluation_mode, makes_masks
 from transformers_detr.evaluation.evaluation_result import EvaluationResult
 from transformers_detr.evaluation.padding_check import PaddingDifference, padding_differences
-from transformers_detr.evaluation.predict import EvaluationImage, detections, plan_batches, predict, predict_to_log
-from transformers_detr.evaluation.prediction_writer import PredictionLog, read_settings
-from transformers_detr.evaluation.predictions import ImagePrediction, read_predictions
+from transformers_detr.evaluation.predict import detections, plan_batches, predict, predict_to_file
+from transformers_detr.evaluation.predictions import EvaluationImage, ImagePrediction, match_images, read_predictions
 from transformers_detr.evaluation.scoring import evaluate_predictions
 from transformers_detr.evaluation.segmentation_predictions import PANOPTIC_FOLDER, measure_panoptic, segmentations
+from transformers_detr.inference.prediction_writer import PredictionWriter, process_number
+from transformers_detr.inference.predictions import class_names, read_header
 from transformers_detr.inference.predictor import Predictor
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
@@ -131,7 +132,11 @@ def evaluate(
         limit_ = _detection_limit(max_detections, settings)
         quality, note = measure_panoptic(chosen, found, folder, None if panoptic is None else Path(panoptic))
         evaluation = evaluate_predictions(chosen.ground_truth, found, limit_, quality)
-    notes = [text for text in (note, _threshold_note(settings)) if text is not None]
+    missing = settings.pop("unpredicted", 0)
+    missing_note = (
+        f"{missing} images have no prediction; each counts as an image without detections" if missing else None
+    )
+    notes = [text for text in (note, missing_note, _threshold_note(settings)) if text is not None]
     return EvaluationResult(evaluation, found, chosen, settings, notes, differences)
 
 
@@ -158,7 +163,6 @@ class _Run:
             "data": chosen.dataset.name,
             "split": chosen.split,
             "images": len(chosen.images),
-            "class_names": list(chosen.dataset.class_names),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -172,13 +176,14 @@ class _Run:
             stuff = self.model.config.label_ids_to_fuse or ()
             collect = partial(segmentations, folder=folder / PANOPTIC_FOLDER, stuff=stuff)
         batches = self._batches(chosen)
-        log = PredictionLog(folder, settings, resume)
+        writer = PredictionWriter(folder, settings, resume=resume)
+        writer.set_model(self.model)
         predict_batches = partial(
             predict, self.model, self.processor, exact_padding=self.padding == "exact", collect=collect
         )
         counted = _Counter(self.progress, "Predicting", sum(map(len, own_share(batches))))
-        predict_to_log(log, batches, predict_batches, counted)
-        return list(read_predictions(log.path))
+        predict_to_file(writer, self.model.config.id2label, batches, predict_batches, counted)
+        return list(read_predictions(writer.path))
 
     def compare_paddings(self, chosen: EvaluationData) -> dict[Padding, PaddingDifference]:
         """Compare each image alone and in its batch."""
@@ -206,16 +211,23 @@ class _Counter:
 def _read_run(
     file: Path, data: Any, split: str | None, limit: int | None
 ) -> tuple[EvaluationData, list[ImagePrediction], dict[str, Any]]:
-    """Read a predictions file and the ground truth of its images, which need not be there themselves.
+    """Read a predictions file and the ground truth of its images, whose files need not exist.
 
-    COCO results hold COCO's category ids; the predictions of a run hold the class ids of its model, whose names
-    are among its settings.
+    COCO results hold COCO's category ids. Records hold the class ids of the model whose class names the header lists.
+    The records of `evaluate` hold the image ids of the dataset; those of `detr detect` are matched by `uri`.
     """
-    settings = read_settings(file)
-    names = settings.get("class_names")
-    chosen = select_data(data, split, limit, names, keep_category_ids=not settings, report=_ignore_missing_images)
+    header = read_header(file) if file.suffix == ".jsonl" else None
+    names = None if header is None else header.class_names or None
+    chosen = select_data(data, split, limit, names, keep_category_ids=names is None, report=_ignore_missing_images)
+    settings = {} if header is None else {"model": header.model, **header.settings}
     ids = {image.id for image in chosen.images}
-    found = list(read_predictions(file))
+    if header is None or "data" in settings:
+        found = list(read_predictions(file))
+    else:
+        found = list(read_predictions(file, match_images(chosen.images)))
+        if not found:
+            raise ValueError(f"{file}: none of its images are in {chosen.dataset.name} ({chosen.split})")
+        settings["unpredicted"] = len(ids - {prediction.image_id for prediction in found})
     found = [prediction for prediction in found if limit is None or prediction.image_id in ids]
     place = {"predictions": str(file), "data": chosen.dataset.name, "split": chosen.split, "images": len(ids)}
     return chosen, found, {**settings, **place}

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from transformers_detr.evaluation import Padding
-from transformers_detr.evaluation.predict import EvaluationImage, PreparedBatch, prepare_batch, run_model
+from transformers_detr.evaluation.predict import PreparedBatch, prepare_batch, run_model
+from transformers_detr.evaluation.predictions import EvaluationImage
 
 
 @dataclass(frozen=True)

@@ -8,42 +8,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from transformers_detr.evaluation.distributed import own_share
-from transformers_detr.evaluation.prediction_writer import PredictionLog
-from transformers_detr.evaluation.predictions import ImagePrediction
+from transformers_detr.evaluation.predictions import EvaluationImage, ImagePrediction, to_record
+from transformers_detr.inference.prediction_writer import PredictionWriter
 from transformers_detr.model.padding_detr import group_by_shape, pad_batch
 from transformers_detr.model.postprocessing_detr import EVERY_QUERY, Detections, post_process_object_detection
 from transformers_detr.prefetch import prefetch_map
-
-
-class EvaluationImage(Protocol):
-    """One image to predict: its id and size in the ground truth, and how to get its pixels."""
-
-    @property
-    def id(self) -> int:
-        """Id in the ground truth."""
-
-    @property
-    def height(self) -> int:
-        """Height in pixels, which the ground truth's boxes refer to."""
-
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-
-    def load_image(self) -> Image.Image:
-        """The upright image; OSError or ValueError if it cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,28 +153,31 @@ def predict(
         yield predictions
 
 
-def predict_to_log(
-    log: PredictionLog,
+def predict_to_file(
+    writer: PredictionWriter,
+    class_names: Mapping[int, str],
     batches: Sequence[Sequence[EvaluationImage]],
     predict_batches: Callable[[Iterable[Sequence[EvaluationImage]]], Iterator[list[ImagePrediction]]],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Predict what a log does not hold yet; with several processes, each takes its share of the batches.
+    """Predict what the file does not hold yet; with several processes, each takes its share of the batches.
 
     Args:
-        log: Where predictions go.
+        writer: Writer of the file.
+        class_names: Class names by class id.
         batches: Of the whole image set, the same in every process.
         predict_batches: `predict` with all but the batches filled in.
         progress: Called with the number of images that this process has just finished, first with those that
-            the log holds.
+            the file holds.
     """
     own = own_share(batches)
-    left = [batch for batch in own if not all(image.id in log.done for image in batch)]
+    left = [batch for batch in own if not all(image.id in writer.done for image in batch)]
     progress(sum(map(len, own)) - sum(map(len, left)))
+    images = {image.id: image for batch in left for image in batch}
     for predictions in predict_batches(left):
-        log.append(predictions)
+        writer.append(*(to_record(found, images[found.image_id], class_names) for found in predictions))
         progress(len(predictions))
-    log.finish([image.id for image in sorted((i for batch in batches for i in batch), key=lambda i: i.id)])
+    writer.finish([image.id for image in sorted((i for batch in batches for i in batch), key=lambda i: i.id)])
 
 
 def _prediction(image_id: int, found: Detections) -> ImagePrediction:

@@ -1,18 +1,46 @@
-"""What a model found in one image, and the two files that hold it: JSON Lines and COCO results."""
+"""Predictions of one image as arrays for scoring, and their conversion from and to files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from faster_coco_eval.core import mask as run_length
 from numpy.typing import NDArray
+from PIL import Image
 
+from transformers_detr.inference.predictions import Record, boxes_of, detection_entries, read_records
+from transformers_detr.inference.sources import URL_PREFIXES
 from transformers_detr.model.coco_masks_detr import CocoRle
+
+
+class EvaluationImage(Protocol):
+    """One image to predict: its id and size in the ground truth, and how to get its pixels."""
+
+    @property
+    def id(self) -> int:
+        """Id in the ground truth."""
+
+    @property
+    def height(self) -> int:
+        """Height in pixels, which the ground truth's boxes refer to."""
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+
+    @property
+    def path(self) -> Path:
+        """The image file, or a name."""
+
+    def load_image(self) -> Image.Image:
+        """The upright image; OSError or ValueError if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -46,80 +74,108 @@ class ImagePrediction:
     error: str | None = None
 
 
-def to_json(prediction: ImagePrediction) -> dict[str, Any]:
-    """A prediction as one line of JSON Lines holds it."""
-    entry: dict[str, Any] = {"image_id": prediction.image_id}
+def to_record(prediction: ImagePrediction, image: EvaluationImage, class_names: Mapping[int, str]) -> Record:
+    """Return the record of a prediction; see `transformers_detr.inference.predictions`.
+
+    Args:
+        prediction: What was found in the image.
+        image: The image.
+        class_names: Class names by class id.
+    """
+    record: Record = {"id": prediction.image_id, "uri": str(image.path)}
     if prediction.error is not None:
-        return entry | {"error": prediction.error}
-    entry |= {
-        "scores": prediction.scores.tolist(),
-        "category_ids": prediction.category_ids.tolist(),
-        "boxes_xywh": prediction.boxes_xywh.tolist(),
-    }
-    if prediction.masks is not None:
-        entry["masks"] = prediction.masks
+        return record | {"error": prediction.error}
+    class_ids, corners = prediction.category_ids.tolist(), prediction.boxes_xywh.copy()
+    corners[:, 2:] += corners[:, :2]
+    labels = [class_names.get(number, str(number)) for number in class_ids]
+    entries = detection_entries(labels, class_ids, prediction.scores.tolist(), corners.tolist(), prediction.masks)
+    record |= {"height": image.height, "width": image.width, "detections": entries}
     if prediction.panoptic is not None:
-        entry["panoptic"] = vars(prediction.panoptic)
-    return entry
+        record |= {"segmentation": prediction.panoptic.file_name, "segments": prediction.panoptic.segments_info}
+    return record
 
 
-def from_json(entry: dict[str, Any]) -> ImagePrediction:
-    """The inverse of `to_json`.
+def from_record(record: Record) -> ImagePrediction:
+    """Return the prediction of a record.
 
     Raises:
-        ValueError: A field is missing, the counts differ, or a number is not finite.
+        ValueError: An entry is missing or has the wrong type, or a number is not finite.
     """
-    if "image_id" not in entry:
-        raise ValueError("a prediction without image_id")
-    image_id = entry["image_id"]
-    if "error" in entry:
-        return ImagePrediction(image_id, error=entry["error"])
-    missing = {"scores", "category_ids", "boxes_xywh"} - entry.keys()
-    if missing:
-        raise ValueError(f"prediction for image {image_id}: {', '.join(sorted(missing))} missing")
-    return _checked(
-        ImagePrediction(
-            image_id,
-            np.asarray(entry["scores"], dtype=np.float64),
-            np.asarray(entry["category_ids"], dtype=np.int64),
-            np.asarray(entry["boxes_xywh"], dtype=np.float64).reshape(-1, 4),
-            entry.get("masks"),
-            PanopticFile(**entry["panoptic"]) if "panoptic" in entry else None,
+    image_id = record["id"]
+    if "error" in record:
+        return ImagePrediction(image_id, error=record["error"])
+    entries = record.get("detections", ())
+    try:
+        boxes = boxes_of(entries)
+        boxes[:, 2:] -= boxes[:, :2]
+        masks = [entry["mask"] for entry in entries] if any("mask" in entry for entry in entries) else None
+        panoptic = None
+        if "segmentation" in record:
+            info = [{"id": one["id"], "category_id": one["category_id"]} for one in record["segments"]]
+            panoptic = PanopticFile(record["segmentation"], info)
+        return _checked(
+            ImagePrediction(
+                image_id,
+                np.array([entry["score"] for entry in entries], dtype=np.float64),
+                np.array([entry["class_id"] for entry in entries], dtype=np.int64),
+                boxes,
+                masks,
+                panoptic,
+            )
         )
-    )
+    except KeyError as error:
+        raise ValueError(f"image {image_id}: {error.args[0]} missing") from error
 
 
 def _checked(prediction: ImagePrediction) -> ImagePrediction:
-    counts = {len(prediction.scores), len(prediction.category_ids), len(prediction.boxes_xywh)}
-    if prediction.masks is not None:
-        counts.add(len(prediction.masks))
-    if len(counts) > 1:
-        raise ValueError(f"prediction for image {prediction.image_id}: unequal numbers of scores, boxes … {counts}")
     if not (np.isfinite(prediction.scores).all() and np.isfinite(prediction.boxes_xywh).all()):
-        raise ValueError(f"prediction for image {prediction.image_id}: a score or box is not finite")
+        raise ValueError(f"image {prediction.image_id}: a score or box is not finite")
     return prediction
 
 
-def read_predictions(path: Path) -> Iterator[ImagePrediction]:
-    """Read a predictions file of either kind: JSON Lines (`.jsonl`), or COCO results (a JSON array).
+def read_predictions(
+    path: Path, id_of: Callable[[Record], int | None] = lambda record: record["id"]
+) -> Iterator[ImagePrediction]:
+    """Read a predictions file (`.jsonl`) or COCO results (a JSON array).
+
+    Args:
+        path: The file.
+        id_of: Returns the ground truth's image id of a record, or None to skip it; not used for COCO results.
 
     Raises:
         ValueError: The file is neither; the message names the line or entry.
     """
     if path.suffix == ".jsonl":
-        return _read_json_lines(path)
+        return _read_json_lines(path, id_of)
     return iter(_read_coco_results(path))
 
 
-def _read_json_lines(path: Path) -> Iterator[ImagePrediction]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
+def match_images(images: Iterable[EvaluationImage]) -> Callable[[Record], int | None]:
+    """Return a function that finds the image of a record by its path, or by its file name if it is unique."""
+    by_path, by_name = {}, defaultdict(set)
+    for image in images:
+        by_path[image.path.resolve()] = image.id
+        by_name[image.path.name].add(image.id)
+
+    def id_of(record: Record) -> int | None:
+        uri = record.get("uri", "")
+        path = PurePosixPath(unquote(urlsplit(uri).path)) if uri.startswith(URL_PREFIXES) else Path(uri)
+        named = by_name.get(path.name, ())
+        if len(named) == 1:
+            return next(iter(named))
+        return by_path.get(Path(path).resolve())
+
+    return id_of
+
+
+def _read_json_lines(path: Path, id_of: Callable[[Record], int | None]) -> Iterator[ImagePrediction]:
+    for record in read_records(path):
+        number = id_of(record)
+        if number is not None:
             try:
-                entry = json.loads(line)
-                if "settings" not in entry:
-                    yield from_json(entry)
+                yield from_record(record | {"id": number})
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+                raise ValueError(f"{path}: {error}") from error
 
 
 def _read_coco_results(path: Path) -> list[ImagePrediction]:

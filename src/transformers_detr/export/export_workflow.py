@@ -21,12 +21,13 @@ from transformers_detr.backends.registry import Backend, Precision, exported_fil
 from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.synthetic import CLASS_NAMES, make_scene, write_scenes
 from transformers_detr.evaluation.average_precision import score_detections
-from transformers_detr.evaluation.evaluation_data import EvaluationData, class_names, select_data
+from transformers_detr.evaluation.evaluation_data import EvaluationData, select_data
 from transformers_detr.evaluation.predict import plan_batches, predict
 from transformers_detr.export.export_folder import check_formats, with_fixed_size, write_export_folder
 from transformers_detr.export.export_report import REPORT_TABLE, GraphComparison, write_report
 from transformers_detr.export.parity import Reference, conditions, difference
 from transformers_detr.hub.loading import load_by_architecture
+from transformers_detr.inference.predictions import class_names
 from transformers_detr.inference.predictor import Predictor
 from transformers_detr.inference.sources import gather_sources
 from transformers_detr.model.image_io_detr import load_image

@@ -188,7 +188,7 @@ class Detections(ImageResult):
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with a row per object, and the columns of the command line's CSV table.
 
-        These are `label` (the name), `category_id`, `score`, `xmin`, `ymin`, `xmax` and `ymax` in pixels.
+        These are `label` (the name), `class_id`, `score`, `xmin`, `ymin`, `xmax` and `ymax` in pixels.
 
         Raises:
             ImportError: pandas is not installed.
@@ -198,7 +198,7 @@ class Detections(ImageResult):
         except ImportError as error:
             raise ImportError("to_pandas needs pandas: pip install 'transformers-detr[pandas]'") from error
         corners = dict(zip(("xmin", "ymin", "xmax", "ymax"), self.boxes_xyxy_px.T, strict=True))
-        return pandas.DataFrame({"label": self.labels, "category_id": self.class_ids, "score": self.scores, **corners})
+        return pandas.DataFrame({"label": self.labels, "class_id": self.class_ids, "score": self.scores, **corners})
 
     def to_fiftyone(self) -> list[dict[str, Any]]:
         """Return what FiftyOne's `Detection` takes as keywords, one dictionary per object.

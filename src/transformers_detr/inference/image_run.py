@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers_detr import __version__
+from transformers_detr.inference.prediction_writer import PredictionWriter
+from transformers_detr.inference.predictions import Record
 from transformers_detr.inference.predictor import Predictor, window_length
-from transformers_detr.inference.run_folder import RunFolder
 from transformers_detr.inference.sources import Source
 from transformers_detr.prefetch import prefetch_map
 
 ANNOTATED = "annotated"
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class OutputFormat:
     found: str
     folders: tuple[str, ...]
     record: Callable[[Source, Any, Path | None], Record]
-    finish: Callable[[RunFolder], None]
+    finish: Callable[[PredictionWriter], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def predict_to_folder(
     predictor: Predictor[Any] | None,
     output_format: OutputFormat,
     sources: Sequence[Source],
-    run: RunFolder,
+    run: PredictionWriter,
     *,
     threshold: float | None = None,
     batch_size: int = 4,
@@ -78,7 +77,7 @@ def predict_to_folder(
         predictor: The predictor; None if every image has a record.
         output_format: What is kept of each result.
         sources: The images, in the order of the run.
-        run: The output folder; see `RunFolder` for resuming.
+        run: The output folder; see `PredictionWriter` for resuming.
         threshold: Minimum score; None uses the predictor's default.
         batch_size: Images per batch.
         save_images: Write annotated images.
@@ -88,12 +87,14 @@ def predict_to_folder(
         The counts. An image that failed has a record with `error`.
 
     Raises:
+        PredictionsError: The records that are there were made with other weights.
         OSError: The disk is full or a file cannot be written. The run can be resumed.
         MemoryError: Memory does not suffice. The run can be resumed.
     """
     if predictor is not None:
+        run.set_model(predictor.model)
         for record in _records(
-            output_format, sources, predictor, run.done, threshold, batch_size, run.folder, save_images
+            output_format, sources, predictor, len(run.done), threshold, batch_size, run.folder, save_images
         ):
             run.append(record)
             progress(record)
@@ -141,13 +142,14 @@ def _records(
 
 
 def _record(output_format: OutputFormat, source: Source, outcome: Any, output: Path | None) -> dict[str, Any]:
-    record: dict[str, Any] = {"file": source.location, "image_id": source.image_id}
+    record: dict[str, Any] = {"id": source.image_id, "uri": source.location}
     if isinstance(outcome, Exception):
         return {**record, "error": str(outcome).removeprefix(f"{source.location}: ")}
-    if output is not None and outcome.image is not None:
-        record["picture"] = save_image(outcome.draw(), output, f"{ANNOTATED}/{source.picture}")
     record["height"], record["width"] = outcome.image_size
-    return {**record, **output_format.record(source, outcome, output)}
+    record |= output_format.record(source, outcome, output)
+    if output is not None and outcome.image is not None:
+        record["annotated"] = save_image(outcome.draw(), output, f"{ANNOTATED}/{source.picture}")
+    return record
 
 
 def save_image(image: Any, output: Path, name: str) -> str:

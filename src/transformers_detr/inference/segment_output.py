@@ -10,13 +10,13 @@ from typing import IO, Any
 
 from PIL import Image
 
+from transformers_detr.inference.detection_output import COCO_RESULTS, write_array
 from transformers_detr.inference.detector import SegmentationTask
 from transformers_detr.inference.image_run import OutputFormat, save_image
-from transformers_detr.inference.run_folder import RunFolder, write_array
+from transformers_detr.inference.prediction_writer import PredictionWriter
 from transformers_detr.inference.segments import Segments
 from transformers_detr.inference.sources import Source
 
-COCO_RESULTS = "coco_results.json"
 PANOPTIC = "panoptic"
 SEMANTIC = "semantic"
 
@@ -44,21 +44,21 @@ def _record(task: SegmentationTask, source: Source, found: Segments, output: Pat
     return {"segmentation": name, "segments": entries}
 
 
-def _finish(task: SegmentationTask, run: RunFolder) -> None:
+def _finish(task: SegmentationTask, run: PredictionWriter) -> None:
     records = (record for record in run.records() if "error" not in record)
     if task == "panoptic":
-        run.write_aside(f"{PANOPTIC}.json", lambda file: _write_panoptic(records, file))
+        run.write_file(f"{PANOPTIC}.json", lambda file: _write_panoptic(records, file))
     if task == "instance":
-        run.write_aside(COCO_RESULTS, lambda file: write_array(_coco_results(records), file))
+        run.write_file(COCO_RESULTS, lambda file: write_array(_coco_results(records), file))
 
 
 def _write_panoptic(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
     """Write a COCO panoptic file; its categories are the classes that were found."""
     images, annotations, categories = [], [], {}
     for record in records:
-        image_id = record["image_id"]
+        image_id = record["id"]
         size = {side: record[side] for side in ("height", "width")}
-        images.append({"id": image_id, "file_name": Path(record["file"]).name, **size})
+        images.append({"id": image_id, "file_name": Path(record["uri"]).name, **size})
         kept = ("id", "category_id", "area", "bbox", "iscrowd")
         info = [{field: segment[field] for field in kept} for segment in record["segments"]]
         annotations.append({"image_id": image_id, "file_name": record["segmentation"], "segments_info": info})
@@ -74,4 +74,4 @@ def _coco_results(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
     for record in records:
         for segment in record["segments"]:
             kept = ("category_id", "segmentation", "score")
-            yield {"image_id": record["image_id"], **{field: segment[field] for field in kept}}
+            yield {"image_id": record["id"], **{field: segment[field] for field in kept}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from transformers_detr.inference.predictions import CSV_TABLE, detections_of, entries_of, write_csv
-from transformers_detr.inference.run_folder import RECORDS, RunFolder
+from transformers_detr.inference.detection_output import CSV_TABLE, write_csv
+from transformers_detr.inference.prediction_writer import PREDICTIONS, PredictionWriter
+from transformers_detr.inference.predictions import Record, read_records, to_detections, to_entries, to_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +51,7 @@ class VideoRun:
     """
 
     path: Path
-    run: RunFolder
+    run: PredictionWriter
     frames: int | None
     all_frames: int | None
     stride: int
@@ -85,7 +85,7 @@ def open_video_run(
     Raises:
         VideoError: The video cannot be read.
         ImportError: A library is missing.
-        RunFolderError: The folder holds another run.
+        PredictionsError: The folder holds another run.
     """
     from transformers_detr.inference.tracking import Tracker
     from transformers_detr.inference.video import read_facts
@@ -93,7 +93,7 @@ def open_video_run(
     facts = read_facts(path)
     tracker = Tracker(facts.rate / stride, settings["threshold"]) if track else None
     settings = {**settings, "stride": stride, "bytes": path.stat().st_size}
-    run = RunFolder(output_dir, settings, _OneFile(str(path)), resume=resume, overwrite=overwrite)
+    run = PredictionWriter(output_dir, settings, _OneFile(str(path)), resume=resume, overwrite=overwrite)
     frames = None if facts.frames is None else -(-facts.frames // stride)
     return VideoRun(path, run, frames, facts.frames, stride, tracker)
 
@@ -104,7 +104,7 @@ def detect_in_video(
     *,
     threshold: float,
     batch_size: int = 4,
-    progress: Callable[[dict[str, Any]], None] = lambda record: None,
+    progress: Callable[[Record], None] = lambda record: None,
 ) -> int:
     """Detect objects in the frames that have no record yet, then write the tracks and the CSV table.
 
@@ -123,13 +123,14 @@ def detect_in_video(
         OSError: A file cannot be written. The run can be resumed.
     """
     run, tracker = video.run, video.tracker
-    for record in _records(video.path, detector, run.done, video.stride, threshold, batch_size):
+    run.set_model(detector.model)
+    for record in _records(video.path, detector, len(run.done), video.stride, threshold, batch_size):
         run.append(record)
         progress(record)
     if tracker is not None:
-        run.write_aside(TRACKS, lambda file: _write_tracks(run, tracker, file))
-    columns = (["file", "frame", "time"], [] if tracker is None else ["track"])
-    run.write_aside(CSV_TABLE, lambda file: write_csv(_read(run.folder / _lines(video)), file, *columns))
+        run.write_file(TRACKS, lambda file: _write_tracks(run, tracker, file))
+    columns = (["uri", "frame", "time"], [] if tracker is None else ["track"])
+    run.write_file(CSV_TABLE, lambda file: write_csv(read_records(run.folder / _lines(video)), file, *columns))
     return sum(len(record["detections"]) for record in run.records())
 
 
@@ -148,7 +149,7 @@ def write_annotated_video(video: VideoRun, progress: Callable[[], None] = lambda
     """
     from transformers_detr.inference.video import KEEP_CONTAINER, write_copy
 
-    records = _read(video.run.folder / _lines(video))
+    records = read_records(video.run.folder / _lines(video))
     shown: dict[str, Any] = {}
 
     def draw(frame: VideoFrame) -> Image.Image:
@@ -165,7 +166,7 @@ def write_annotated_video(video: VideoRun, progress: Callable[[], None] = lambda
 
 
 def _lines(video: VideoRun) -> str:
-    return RECORDS if video.tracker is None else TRACKS
+    return PREDICTIONS if video.tracker is None else TRACKS
 
 
 def _records(
@@ -190,30 +191,26 @@ def _records(
         for found in detector.stream(images(), threshold=threshold, batch_size=batch_size):
             number, time = waiting.popleft()
             height, width = found.image_size
-            place = {"file": str(path), "frame": number, "time": round(time, 6), "height": height, "width": width}
-            yield {**place, "detections": entries_of(found)}
+            place = {"id": number, "uri": str(path), "frame": number, "time": round(time, 6)}
+            yield {**place, "height": height, "width": width, "detections": to_entries(found)}
 
     return islice(records(), done - begin, None)
 
 
-def _write_tracks(run: RunFolder, tracker: Any, file: IO[str]) -> None:
-    """Write the records again, with the number of each object as its `track`."""
+def _write_tracks(run: PredictionWriter, tracker: Any, file: IO[str]) -> None:
+    """Write the predictions file again, with the number of each object as its `track`."""
+    file.write(to_line(run.header.to_json()))
     for record in run.records():
-        numbers = tracker.update(detections_of(record))
+        numbers = tracker.update(to_detections(record))
         pairs = zip(record["detections"], numbers, strict=True)
         entries = [{**entry, "track": number} for entry, number in pairs]
-        file.write(json.dumps({**record, "detections": entries}, ensure_ascii=False) + "\n")
+        file.write(to_line({**record, "detections": entries}))
 
 
 def _draw(record: dict[str, Any], image: Image.Image) -> Image.Image:
-    found = detections_of(record)
+    found = to_detections(record)
     names = [
         entry["label"] if entry.get("track") is None else f"{entry['label']} {entry['track']}:"
         for entry in record["detections"]
     ]
     return replace(found, labels=names).draw(image)
-
-
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
