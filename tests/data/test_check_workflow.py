@@ -181,6 +181,44 @@ def test_every_planted_fault_is_found(larger_coco_folder):
         assert str(larger_coco_folder) in str(finding.file)
 
 
+def test_a_loaded_dataset_gives_the_same_report(larger_coco_folder):
+    """With the faults that its reader skipped, which are not in the records any more."""
+    plant_everything(larger_coco_folder)
+    reported = []
+    dataset = DetectionDataset.load(larger_coco_folder, report=reported.append)
+    assert {"category-unknown", "annotation-malformed", "image-unlisted"} <= {finding.code for finding in reported}
+    assert dataset.findings == tuple(reported)
+    report = check_dataset(dataset, num_queries=40)
+    assert report.findings == check_dataset(larger_coco_folder, num_queries=40).findings
+    assert report.cleaned().findings == ()
+
+
+def test_warnings_of_a_reader_stay_with_the_dataset(coco_folder):
+    """The default lets them pass."""
+    file = coco_folder / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 99, "name": content["categories"][0]["name"]})
+    file.write_text(json.dumps(content))
+    dataset = DetectionDataset.load(file)
+    assert [finding.code for finding in dataset.findings] == ["category-twin"]
+    assert dataset.with_validation().with_classes(dataset.class_names).findings == dataset.findings
+    assert "category-twin" in codes(check_dataset(dataset, quick=True))
+
+
+@pytest.mark.parametrize("polygon", [[1, 2, 30, 40], [1, 2], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, math.nan], 7])
+def test_polygons_that_would_be_misread_are_findings(coco_folder, polygon):
+    file = coco_folder / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    annotation = content["annotations"][0]
+    x, y, w, h = annotation["bbox"]
+    annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h], polygon]
+    file.write_text(json.dumps(content))
+    report = check_dataset(file)
+    assert places(report, "segmentation-invalid") == {(annotation["image_id"], annotation["id"])}
+    cleaned = next(image for image in report.cleaned().split("train") if image.id == annotation["image_id"])
+    assert cleaned.objects[0].segmentation is None
+
+
 def test_kinds_planted_elsewhere_complete_the_list(larger_coco_folder):
     planted = {code for code, _, _ in plant_everything(larger_coco_folder)}
     elsewhere = {"dataset-unreadable", "annotations-missing", "box-in-pixels", "objects-tiny"}

@@ -20,7 +20,7 @@ from transformers_detr.cli.options import (
     load_predictor,
 )
 from transformers_detr.cli.progress import report_failure
-from transformers_detr.inference.sources import PICTURE_ENDINGS, Source, gather_sources
+from transformers_detr.inference.sources import IMAGE_SUFFIXES, Source, gather_sources
 
 
 def explain(
@@ -131,7 +131,7 @@ def _targets(sources: list[Source], output: Path) -> list[Path]:
 
 
 def _is_image_file(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_ENDINGS and not path.is_dir()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
 
 
 def _draw_queries(

@@ -1,4 +1,4 @@
-"""Check a dataset: find every fault before a night of training is lost on it."""
+"""Check a dataset for faults before training, and write a corrected copy."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CELL_BINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Limits of the box-size histogram, in cells of the feature map."""
 
 PUBLISHED_SIZE: Mapping[str, int] = {"shortest_edge": 800, "longest_edge": 1333}
-"""What the published checkpoints resize an image to."""
+"""Image size of the published checkpoints."""
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """What a split holds; `class_counts` is the number of objects of each class id."""
+    """Counts of a split; `class_counts` is the number of objects of each class id."""
 
     images: int
     empty_images: int
@@ -54,10 +54,10 @@ class CheckReport:
         name: Folder, file or Hub name of the dataset.
         findings: All faults, the worst kinds first.
         dataset: The records that could be read; None if nothing could.
-        examined: The records with what their image files say, by split.
+        examined: The records and the facts about their image files, by split.
         splits: Statistics of each split.
-        box_cells: Number of objects by the range of their side, as the model sees it, in cells of the feature
-            map: "< 0.25", "0.25–0.5", …
+        box_cells: Histogram of the objects' sides after resizing, in cells of the feature map: "< 0.25",
+            "0.25–0.5", …
     """
 
     name: str
@@ -114,18 +114,18 @@ class CheckReport:
             partial.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
 
     def count(self, severity: Severity) -> int:
-        """Number of findings of a severity."""
+        """Count the findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def by_code(self) -> dict[str, list[Finding]]:
-        """The findings of each kind, the worst kinds first."""
+        """Return the findings of each kind, the worst kinds first."""
         groups: dict[str, list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault(finding.code, []).append(finding)
         return groups
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain dictionaries and lists."""
+        """Return the report as plain dictionaries and lists."""
         return {
             "dataset": self.name,
             "format": self.dataset.format if self.dataset else None,
@@ -161,13 +161,12 @@ def check_dataset(
     """Check a dataset for every kind of fault in `KINDS`.
 
     Args:
-        source: A folder, file or Hub name, or a loaded dataset. A loaded dataset has only entries that could be read:
-            give its path to see the others too.
-        quick: Read only the headers of the images and leave out their pixels and the masks: damaged images
-            and repeated images then stay unseen.
-        num_queries: Most objects that the model can find in an image.
+        source: A folder, file or Hub name, or a loaded dataset with the findings it was loaded with. Nothing is read
+            again: of a dataset loaded with the default `report`, which stops at the first error, those are warnings.
+        quick: Read only the headers of the images, and no masks. Damaged and repeated images are not found then.
+        num_queries: Queries of the model: the most objects it can find in an image.
         stride: Pixels per cell of the feature map.
-        size: What the image processor resizes to.
+        size: Size to which the image processor resizes.
         progress: Called with the number of images examined and their total.
 
     Returns:
@@ -184,6 +183,7 @@ def check_dataset(
     except DatasetError as error:
         findings.append(Finding("dataset-unreadable", str(error), Path(str(source))))
         return CheckReport(str(source), tuple(findings), None, {}, {}, {})
+    findings = list(dataset.findings)
     examined = _examine(dataset, decode=not quick, progress=progress)
     for split, pairs in examined.items():
         for record, facts in pairs:

@@ -21,20 +21,20 @@ from transformers_detr.data.checks import (
     repeated_objects,
 )
 from transformers_detr.data.detection_dataset import DetectionDataset
-from transformers_detr.data.file_discovery import IMAGE_SUFFIXES
 from transformers_detr.data.image_inspection import ImageFacts
 from transformers_detr.data.records import ImageRecord, ObjectRecord
+from transformers_detr.inference.sources import IMAGE_SUFFIXES
 
 Point = tuple[float, float]
 Move = Callable[[float, float], Point]
-"""Where a point of the image goes, in pixels."""
+"""Maps a point of the image to its new place, in pixels."""
 
 
 def cleaned(dataset: DetectionDataset, examined: Examined) -> DetectionDataset:
     """Return a dataset with its faults repaired as `KINDS` says; objects are renumbered from 1.
 
     Args:
-        dataset: The dataset as read.
+        dataset: The dataset.
         examined: Its records with the facts about their image files, by split.
     """
     surplus = {(split, record.id) for _, record, split, _, _ in repeated_images(examined)}
@@ -46,13 +46,13 @@ def cleaned(dataset: DetectionDataset, examined: Examined) -> DetectionDataset:
             if facts.problem is None and (split, record.id) not in surplus
         ]
         splits[split] = tuple(_numbered(records))
-    return replace(dataset, splits=splits)
+    return replace(dataset, splits=splits, findings=())
 
 
 def write_coco(dataset: DetectionDataset, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Write a dataset in COCO's layout: `annotations/instances_train.json`, `train/…`, and so on.
 
-    Image files are copied as they are. The folder is complete or not there.
+    Image files are copied unchanged. The folder is written atomically.
 
     Args:
         dataset: The dataset.
@@ -91,7 +91,7 @@ def _file_name(record: ImageRecord, encoded: bytes) -> str:
 
 
 def _numbered(records: list[ImageRecord]) -> list[ImageRecord]:
-    """The records with their objects numbered from 1 through all of them."""
+    """Number the objects of all records from 1."""
     count = 0
     numbered = []
     for record in records:
@@ -116,7 +116,7 @@ def _clean_image(record: ImageRecord, facts: ImageFacts) -> ImageRecord:
 
 
 def _clean_box(item: ObjectRecord, height: int, width: int) -> ObjectRecord | None:
-    """The object with a box inside the image and a fitting area; None if it has to go."""
+    """Return the object with a box inside the image and a matching area; None if it is left out."""
     code, _ = judge_box(item.box_xywh_px, height, width) or (None, "")
     x, y, w, h = item.box_xywh_px
     if code == "box-relative":
@@ -140,7 +140,7 @@ def _without_bad_mask(record: ImageRecord, item: ObjectRecord) -> ObjectRecord:
 
 
 def _upright(facts: ImageFacts) -> Move:
-    """The move from the stored image to the upright one, for the sideways EXIF orientations 5 to 8."""
+    """Return the move from the stored image to the upright one, for EXIF orientations 5 to 8."""
     height, width = facts.stored
 
     def move(x: float, y: float) -> Point:
@@ -152,13 +152,13 @@ def _upright(facts: ImageFacts) -> Move:
 
 
 def _scaled(record: ImageRecord, facts: ImageFacts) -> Move:
-    """The move from the annotated size to the image's own."""
+    """Return the move from the annotated size to the size of the image file."""
     height, width = facts.upright
     return lambda x, y: (x * width / record.width, y * height / record.height)
 
 
 def _moved(item: ObjectRecord, move: Move) -> ObjectRecord:
-    """The object after a move; polygons go along, run lengths are left out."""
+    """Move an object with its polygons; run lengths are left out."""
     x, y, width, height = item.box_xywh_px
     (left, top), (right, bottom) = move(x, y), move(x + width, y + height)
     box = (min(left, right), min(top, bottom), abs(right - left), abs(bottom - top))

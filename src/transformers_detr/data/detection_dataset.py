@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from transformers_detr.data.findings import DatasetError, Reporter, UnknownSplitError, raise_finding
+from transformers_detr.data.findings import DatasetError, Finding, Reporter, UnknownSplitError, raise_finding
 from transformers_detr.data.readers import read_dataset
 from transformers_detr.data.records import ImageRecord, coco_annotation
 from transformers_detr.hub.published_checkpoints import NO_CLASS
@@ -23,12 +23,14 @@ class DetectionDataset:
         format: "coco", "voc", "yolo" or "datasets".
         class_names: Name of each class id.
         splits: Images by split; the usual names are "train", "val" and "test".
+        findings: Faults that `load` reported and got past, so that `check_dataset` lists them too.
     """
 
     name: str
     format: str
     class_names: tuple[str, ...]
     splits: Mapping[str, tuple[ImageRecord, ...]] = field(repr=False)
+    findings: tuple[Finding, ...] = field(default=(), repr=False)
 
     @classmethod
     def load(
@@ -49,7 +51,8 @@ class DetectionDataset:
             split: The only split to keep: "train", "val" or "test"; None keeps all. Class ids can depend on the
                 splits that are read, if their files declare different classes; see `with_classes`.
             keep_category_ids: COCO only: use the category ids as class ids, as the published checkpoints do.
-            report: Called with each fault. The default raises at the first; if it returns, the entry is skipped.
+            report: Called with each fault. If it returns, the entry is skipped and the fault is kept in `findings`.
+                The default raises at the first error and lets warnings pass.
 
         Returns:
             The dataset.
@@ -59,12 +62,18 @@ class DetectionDataset:
                 message names the file, image and annotation.
         """
         name = str(source)
-        format_, read = read_dataset(source, split, report, keep_category_ids)
-        return cls(name, format_, read.class_names, read.splits)
+        findings: list[Finding] = []
+
+        def report_and_keep(finding: Finding) -> None:
+            report(finding)
+            findings.append(finding)
+
+        format_, read = read_dataset(source, split, report_and_keep, keep_category_ids)
+        return cls(name, format_, read.class_names, read.splits, tuple(findings))
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Class names as a model's configuration holds them."""
+        """Class names by class id, as in a model's configuration."""
         return dict(enumerate(self.class_names))
 
     def split(self, name: str) -> DatasetSplit:
@@ -80,12 +89,12 @@ class DetectionDataset:
     def with_validation(self, share: float = 0.2, seed: int = 0) -> DetectionDataset:
         """Take a validation split out of the training split, unless there is one.
 
-        An image's side depends on its name and the seed, not on the other images: adding images later moves
-        hardly any of the old ones.
+        The split of an image depends on its name and the seed, not on the other images. Images added later therefore
+        move hardly any of the old ones.
 
         Args:
             share: Part of the training images to take, between 0 and 1.
-            seed: Names the choice.
+            seed: Seed of the choice.
 
         Raises:
             DatasetError: If there is no training split, or it has fewer than two images.
@@ -127,7 +136,7 @@ class DetectionDataset:
         return replace(self, class_names=tuple(class_names), splits=splits)
 
     def to_coco(self, split: str) -> dict[str, Any]:
-        """A split in COCO's layout: `images`, `annotations`, `categories`; category ids are class ids."""
+        """Return a split in COCO's layout: `images`, `annotations`, `categories`; category ids are class ids."""
         images = self.split(split)
         return {
             "images": [

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 URL_PREFIXES = ("http://", "https://")
-PICTURE_ENDINGS = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+"""Suffixes of image files, for folders of images and for datasets."""
 VIDEO_ENDINGS = frozenset({".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 
 
@@ -109,7 +110,7 @@ def _pictures_in(folder: Path, recursive: bool, leave_out: Sequence[Path]) -> li
     files = [
         path
         for path in folder.glob("**/*" if recursive else "*")
-        if path.suffix.lower() in PICTURE_ENDINGS
+        if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not any(path.resolve().is_relative_to(other.resolve()) for other in leave_out)
