@@ -10,6 +10,7 @@ from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError
 from transformers_detr.data.readers import DATASET_HELP, READERS
 from transformers_detr.data.synthetic import CLASS_NAMES, write_scenes
+from transformers_detr.inference.sources import gather_sources
 
 
 def test_every_format_reads_the_same_truth(format_folder, scenes):
@@ -160,6 +161,18 @@ def test_yolo_layouts(yolo_folder):
     assert DetectionDataset.load(yolo_folder).splits["train"] == truth.split("train")
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".tga", ".JPE", ".pgm"])
+def test_datasets_and_folders_of_images_know_the_same_files(yolo_folder, suffix):
+    for path in (yolo_folder / "images").rglob("*.png"):
+        with Image.open(path) as image:
+            image.convert("L").save(path.with_suffix(suffix))
+        path.unlink()
+    loaded = [str(image.path) for split in DetectionDataset.load(yolo_folder).splits.values() for image in split]
+    gathered = [source.location for source in gather_sources([str(yolo_folder / "images")], recursive=True)]
+    assert sorted(loaded) == sorted(gathered)
+    assert len(loaded) == 12
+
+
 def test_yolo_polygons(yolo_folder):
     label = next((yolo_folder / "labels" / "train").glob("*.txt"))
     label.write_text("2 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
@@ -261,11 +274,11 @@ def test_classes_numbered_as_a_checkpoint_has_them(voc_folder):
         (lambda c: c["annotations"][3].pop("bbox"), r"annotation entry 4.*no 'bbox'"),
         (lambda c: c["annotations"].__setitem__(3, None), r"annotation entry 4: must be an object, got None"),
         (lambda c: c["annotations"][3].update(area="big"), r"'area' must be a number, got 'big'"),
-        (lambda c: c["images"][1].update(id=0), r"image 0: both scene00.png and scene01.png"),
+        (lambda c: c["images"][1].update(id=0), r"image 0: scene00.png and scene01.png have the same id"),
         (lambda c: c["images"][1].update(id="1"), r"image entry 2: 'id' must be of type int, got '1'"),
         (
             lambda c: c["images"][1].update(width=0, file_name="x.png"),
-            r"image 1: no usable 'height' and 'width', and .*x\.png does not tell",
+            r"image 1: no usable 'height' and 'width', and .*x\.png cannot be read",
         ),
         (lambda c: c["categories"][1].update(id=10), r"category id 10 is 'circle' and 'square'"),
         (lambda c: c.update(categories=[]), r"no categories"),
@@ -370,7 +383,7 @@ def test_unreadable_image_names_itself(coco_folder):
     dataset = DetectionDataset.load(coco_folder)
     record = dataset.split("val")[0]
     record.path.write_bytes(b"not an image")
-    with pytest.raises(DatasetError, match=r"scene08\.png, image 8: .*cannot be read as a picture"):
+    with pytest.raises(DatasetError, match=r"scene08\.png, image 8: .*cannot be read as"):
         record.load_image()
 
 

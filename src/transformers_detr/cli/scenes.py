@@ -1,4 +1,4 @@
-"""`detr scenes`: write generated scenes as a COCO dataset."""
+"""`detr scenes`: write synthetic scenes as a COCO dataset."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Labeled images: generated scenes, readers of the usual formats, and the dataset doctor."""
+"""Datasets of labeled images: readers of the usual formats, checks, corrected copies, synthetic scenes."""

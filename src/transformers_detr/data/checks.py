@@ -1,6 +1,6 @@
-"""The single checks of the dataset doctor: an image's file, its objects, the classes, the splits.
+"""Single checks of a dataset: image files, objects, classes, splits.
 
-Each takes what was read and yields findings; none changes anything. `judge_box` is also what cleaning goes by.
+Each yields findings and changes nothing. Cleaning uses the same functions, such as `judge_box`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FEW_OBJECTS = 10
 """A class with fewer objects than this in training is called rare."""
 
 SPLIT_ORDER = ("train", "val", "test")
-"""A picture in two splits is kept in the later one: what is measured must not have been trained on."""
+"""An image in two splits is kept in the later one: evaluation images must not be trained on."""
 
 Examined = Mapping[str, Sequence[tuple[ImageRecord, ImageFacts]]]
-"""The records of each split with what their image files say."""
+"""The records of each split with the facts about their image files."""
 
 
 def judge_box(box_xywh_px: tuple[float, float, float, float], height: int, width: int) -> tuple[str, str] | None:
-    """Code and message of what is wrong with a box in an image of that size; None if nothing is."""
+    """Return code and message of a fault of a box in an image of this size; None without one."""
     x, y, w, h = box_xywh_px
     shown = "[" + ", ".join(f"{value:g}" for value in box_xywh_px) + "] (x, y, width, height)"
     if not all(map(math.isfinite, box_xywh_px)):
@@ -59,7 +59,7 @@ def judge_box(box_xywh_px: tuple[float, float, float, float], height: int, width
 
 
 def judge_size(record: ImageRecord, facts: ImageFacts) -> tuple[str, str] | None:
-    """Code and message of how an image's size disagrees with its annotations; None if it does not."""
+    """Return code and message if an image's size disagrees with its annotations, else None."""
     said = (record.height, record.width)
     if said == facts.upright:
         return None
@@ -71,7 +71,7 @@ def judge_size(record: ImageRecord, facts: ImageFacts) -> tuple[str, str] | None
 
 
 def repeated_objects(record: ImageRecord) -> Iterator[ObjectRecord]:
-    """The objects whose class and box came before in the image."""
+    """Yield the objects that repeat the class and box of an earlier one of the image."""
     seen = set()
     for item in record.objects:
         key = (item.label, item.box_xywh_px)
@@ -81,13 +81,13 @@ def repeated_objects(record: ImageRecord) -> Iterator[ObjectRecord]:
 
 
 def has_wrong_area(item: ObjectRecord) -> bool:
-    """Whether the area is not positive, or larger than the box by more than rounding."""
+    """Return whether the area is not positive, or exceeds the box by more than rounding."""
     _, _, width, height = item.box_xywh_px
     return not 0 < item.area <= (width + 1) * (height + 1)
 
 
 def mask_problem(record: ImageRecord, item: ObjectRecord) -> str | None:
-    """What keeps a segmentation from being a mask of its image; None if nothing does."""
+    """Describe what keeps a segmentation from being a mask of its image; None if it is one."""
     segmentation = item.segmentation
     if isinstance(segmentation, Mapping):
         try:
@@ -124,7 +124,7 @@ def _object_problems(
     if verdict is not None:
         yield verdict
         if verdict[0] != "box-beyond-frame":
-            return  # the rest says nothing about a box that is none
+            return  # further checks mean nothing for an invalid box
     if is_repeated:
         yield "box-repeated", f"the box {list(item.box_xywh_px)} of class {item.label} came before"
     if has_wrong_area(item):
@@ -138,7 +138,7 @@ def _object_problems(
 
 
 def _mask_beyond_box(item: ObjectRecord) -> float:
-    """How far a valid mask reaches beyond its box, in pixels."""
+    """Return how far a valid mask reaches beyond its box, in pixels."""
     if isinstance(item.segmentation, Mapping):
         rows, columns = np.nonzero(decode_rle(dict(item.segmentation)))
         left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
@@ -150,7 +150,7 @@ def _mask_beyond_box(item: ObjectRecord) -> float:
 
 
 def check_ids(records: Sequence[ImageRecord]) -> Iterator[Finding]:
-    """Annotation ids that occur twice in a split."""
+    """Find annotation ids that occur twice in a split."""
     seen: dict[int, int] = {}
     for record in records:
         for item in record.objects:
@@ -161,9 +161,9 @@ def check_ids(records: Sequence[ImageRecord]) -> Iterator[Finding]:
 
 
 def repeated_images(examined: Examined) -> Iterator[tuple[str, ImageRecord, str, str, ImageRecord]]:
-    """Images to be left out, because the same picture is in the dataset elsewhere.
+    """Find images to leave out, because the dataset holds the same image elsewhere.
 
-    Pictures are the same if their pixels are; where those were not decoded, if their paths are.
+    Images are the same if their pixels are equal, or, where these were not decoded, their paths.
 
     Yields:
         Code, the image and its split, then the split and the image that is kept: the first one of a split,
@@ -184,14 +184,14 @@ def repeated_images(examined: Examined) -> Iterator[tuple[str, ImageRecord, str,
 
 
 def check_repeated_images(examined: Examined) -> Iterator[Finding]:
-    """Pictures that are in the dataset twice."""
+    """Find images that are in the dataset twice."""
     for code, record, split, other_split, other in repeated_images(examined):
-        message = f"in {split}; the same picture as {other.path} (image {other.id}) in {other_split}"
+        message = f"in {split}; the same image as {other.path} (image {other.id}) in {other_split}"
         yield Finding(code, message, record.path, record.id)
 
 
 def check_unannotated_files(splits: Iterable[Sequence[ImageRecord]]) -> Iterator[Finding]:
-    """Image files in the folders of the images that no split lists; one finding a folder."""
+    """Find image files that no split lists, in the folders of the images; one finding per folder."""
     listed = {record.path for records in splits for record in records if record.read_bytes is None}
     for folder in sorted({path.parent for path in listed}):
         others = [path.name for path in image_files(folder) if path not in listed] if folder.is_dir() else []
@@ -201,7 +201,7 @@ def check_unannotated_files(splits: Iterable[Sequence[ImageRecord]]) -> Iterator
 
 
 def check_classes(dataset: DetectionDataset) -> Iterator[Finding]:
-    """Classes that do not occur, occur too rarely or in the wrong split, or differ in spelling only."""
+    """Find classes that do not occur, occur too rarely or in the wrong split, or differ in spelling only."""
     source = Path(dataset.name)
     counts = {split: class_counts(records) for split, records in dataset.splits.items()}
     for label, name in dataset.id2label.items():
@@ -226,12 +226,12 @@ def check_classes(dataset: DetectionDataset) -> Iterator[Finding]:
 
 
 def check_splits(dataset: DetectionDataset) -> Iterator[Finding]:
-    """Splits without images or objects."""
+    """Find splits without images or objects."""
     for split, records in dataset.splits.items():
         if not any(record.objects for record in records):
             yield Finding("split-empty", f"{split}: {len(records)} images, no objects", Path(dataset.name))
 
 
 def class_counts(records: Iterable[ImageRecord]) -> Counter[int]:
-    """Number of objects of each class id."""
+    """Count the objects of each class id."""
     return Counter(item.label for record in records for item in record.objects)

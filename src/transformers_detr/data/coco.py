@@ -1,4 +1,4 @@
-"""Reader of COCO JSON: one file a split."""
+"""Reader of COCO JSON: one file per split."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDatase
 from transformers_detr.hub.published_checkpoints import NO_CLASS
 
 PANOPTIC_ALONE = (
-    "{path}: panoptic annotations alone are no dataset here; boxes are read from COCO's instances file of the same "
-    "pictures, such as instances_val2017.json beside panoptic_val2017.json"
+    "{path}: panoptic annotations alone are not a dataset here; boxes are read from COCO's instances file of the same "
+    "images, such as instances_val2017.json beside panoptic_val2017.json"
 )
 
 _PROBED_IMAGES = 20
-"""Images of a file that are looked for to find their folder."""
+"""Number of images of a file that are looked for to find their folder."""
 
 
 _PATTERNS = ("*.json", "annotations/*.json", "*/annotations.json", "*/*annotations.coco.json")
@@ -44,10 +44,10 @@ def find(path: Path) -> dict[str, Path] | None:
 
 
 def refuse_panoptic_alone(path: Path) -> None:
-    """Say what is missing if a folder holds COCO's panoptic annotations only.
+    """Refuse a folder that holds only COCO's panoptic annotations.
 
     Raises:
-        DatasetError: If it does.
+        DatasetError: If it does; the message names the missing file.
     """
     for file in _json_files(path):
         if file.name.startswith(_PANOPTIC):
@@ -55,7 +55,7 @@ def refuse_panoptic_alone(path: Path) -> None:
 
 
 def _json_files(path: Path) -> list[Path]:
-    """List the files of a folder that may be COCO's, whatever they hold."""
+    """List the JSON files of a folder that may be COCO's by their names."""
     return [file for pattern in _PATTERNS for file in sorted(path.glob(pattern))]
 
 
@@ -72,7 +72,7 @@ def read(
         name: Name of the dataset.
         layout: Annotation file of each split.
         split: The only split to read; None reads all.
-        report: Called with every fault; the entry is skipped if it returns.
+        report: Called with each fault; the entry is skipped if it returns.
         keep_category_ids: Use the category ids as class ids, as the published checkpoints do with COCO's,
             with names "N/A" in the gaps; otherwise classes are numbered from 0 in the order of their ids, and
             ids of the same name become one class.
@@ -150,7 +150,7 @@ def _images(
         if problem:
             report(Finding("annotation-malformed", problem, path, place=f"image entry {index + 1}"))
         elif entry["id"] in entries:
-            message = f"both {entries[entry['id']]['file_name']} and {entry['file_name']} bear this id"
+            message = f"{entries[entry['id']]['file_name']} and {entry['file_name']} have the same id"
             report(Finding("image-id-repeated", message, path, entry["id"]))
         else:
             entries[entry["id"]] = entry
@@ -166,7 +166,7 @@ def _images(
         try:
             height, width = _size(entry) or upright_size(image_path)
         except (OSError, ValueError) as error:
-            message = f"no usable 'height' and 'width', and {image_path} does not tell: {error}"
+            message = f"no usable 'height' and 'width', and the size of {image_path} cannot be read: {error}"
             report(Finding("annotation-malformed", message, path, id))
             continue
         records.append(ImageRecord(id, image_path, height, width, tuple(objects[id]), source=path))
@@ -174,7 +174,7 @@ def _images(
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The size that an image entry states, if it does."""
+    """Return the size that an image entry states, if it does."""
     height, width = entry.get("height"), entry.get("width")
     if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
         return height, width
@@ -189,7 +189,7 @@ def _object(
     image_ids: Iterable[int],
     report: Reporter,
 ) -> ObjectRecord | None:
-    """One annotation; None if it was reported and is to be skipped."""
+    """Read one annotation; None if it was reported and is skipped."""
     problem = _problem(entry, {"id": int, "image_id": int, "category_id": int, "bbox": list})
     if not problem and not (len(entry["bbox"]) == 4 and all(map(_is_number, entry["bbox"]))):
         problem = f"'bbox' must be four numbers, got {entry['bbox']}"
@@ -227,7 +227,7 @@ def _object(
 
 
 def _problem(entry: Any, fields: Mapping[str, type]) -> str | None:
-    """What keeps an entry from having the fields with their types."""
+    """Describe which field an entry lacks or has with the wrong type."""
     if not isinstance(entry, dict):
         return f"must be an object, got {entry!r}"
     for key, type_ in fields.items():

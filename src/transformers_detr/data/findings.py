@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: the kinds of fault, and one fault found in one place."""
+"""Faults of datasets: the kinds, and one fault found in one place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Severity(StrEnum):
-    """How bad a fault is: an error spoils training or its measurement, a warning may, a note informs."""
+    """Severity of a fault: an error spoils training or evaluation, a warning may, a note informs."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault: how bad it is, what it means, and what a cleaned copy does about it."""
+    """A kind of fault: its severity, its meaning, and how a corrected copy repairs it."""
 
     severity: Severity
     meaning: str
@@ -28,41 +28,41 @@ class Kind:
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 KINDS: dict[str, Kind] = {
-    # What a reader stumbles over
+    # Found by readers
     "dataset-unreadable": Kind(_E, "nothing can be read"),
     "annotation-malformed": Kind(_E, "an entry lacks a field or holds the wrong type", "left out"),
     "annotations-missing": Kind(_E, "an image of a split's list without its annotation file", "left out"),
     "category-unknown": Kind(_E, "an object of a class that the dataset does not declare", "left out"),
-    "category-repeated": Kind(_E, "two classes share an id", "first one kept"),
+    "category-repeated": Kind(_E, "two classes with the same id", "first one kept"),
     "category-twin": Kind(_W, "two category ids with the same name", "merged"),
     "image-unlisted": Kind(_E, "an object of an image that the file does not list", "left out"),
-    "image-id-repeated": Kind(_E, "two images share an id", "first one kept"),
+    "image-id-repeated": Kind(_E, "two images with the same id", "first one kept"),
     "box-in-pixels": Kind(_E, "a box in pixels where the format wants relative numbers", "read as pixels"),
     # Image files
     "image-missing": Kind(_E, "no such image file", "left out"),
     "image-unreadable": Kind(_E, "an image file that cannot be decoded", "left out"),
     "size-mismatch": Kind(_E, "an image of another size than the annotations say", "boxes scaled with the image"),
-    "exif-unrotated": Kind(_E, "boxes drawn before the photograph's EXIF rotation", "boxes rotated"),
-    "image-repeated": Kind(_W, "the same picture twice in a split", "first one kept"),
-    "image-in-two-splits": Kind(_E, "the same picture in two splits", "kept for the measurement only"),
+    "exif-unrotated": Kind(_E, "boxes drawn before the EXIF rotation of the image", "boxes rotated"),
+    "image-repeated": Kind(_W, "the same image twice in a split", "first one kept"),
+    "image-in-two-splits": Kind(_E, "the same image in two splits", "kept for evaluation only"),
     "image-unannotated": Kind(_N, "image files that no annotation file lists"),
     # Objects
-    "annotation-id-repeated": Kind(_E, "two objects share an id", "numbered anew"),
+    "annotation-id-repeated": Kind(_E, "two objects with the same id", "renumbered"),
     "box-not-finite": Kind(_E, "a box with NaN or infinity", "left out"),
     "box-negative": Kind(_E, "a box of negative width or height", "left out"),
     "box-empty": Kind(_W, "a box of zero area", "left out"),
     "box-relative": Kind(_E, "a box in relative numbers where the format wants pixels", "scaled to pixels"),
-    "box-outside": Kind(_E, "a box wholly outside its image", "left out"),
+    "box-outside": Kind(_E, "a box completely outside its image", "left out"),
     "box-beyond-frame": Kind(_W, "a box that reaches beyond its image", "clipped"),
     "box-repeated": Kind(_W, "the same box of the same class twice in an image", "first one kept"),
     "area-mismatch": Kind(_W, "an area that is not positive, or larger than the box", "area of the box"),
     "segmentation-invalid": Kind(_W, "a mask that cannot be read or does not fit its image", "mask left out"),
     "segmentation-outside-box": Kind(_W, "a mask that reaches beyond its box"),
     "too-many-objects": Kind(_E, "an image with more objects than the model has queries"),
-    # The whole
-    "split-empty": Kind(_E, "a split without images, or without a single object"),
+    # The whole dataset
+    "split-empty": Kind(_E, "a split without images or objects"),
     "category-unused": Kind(_N, "a class without objects"),
-    "category-not-trained": Kind(_W, "a class that is measured but does not occur in training"),
+    "category-not-trained": Kind(_W, "a class that occurs in evaluation but not in training"),
     "category-rare": Kind(_W, "a class with too few objects to be learned"),
     "category-similar": Kind(_W, "class names that differ in case, spaces or punctuation only"),
     "objects-tiny": Kind(_W, "most objects are smaller than a cell of the feature map"),
@@ -76,10 +76,10 @@ class Finding:
 
     Attributes:
         code: Key of `KINDS`.
-        message: The rule and what came.
+        message: The rule and the value.
         file: The file to open: annotation file, label file or image.
-        image_id: The image, where one is concerned.
-        annotation_id: The object, where one is concerned.
+        image_id: The image, if the fault concerns one.
+        annotation_id: The object, if the fault concerns one.
         place: Where in the file, such as "line 3".
     """
 
@@ -92,7 +92,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """Severity of its kind."""
         return KINDS[self.code].severity
 
     def __str__(self) -> str:
@@ -105,11 +105,11 @@ class Finding:
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be read as it is; `detr check` lists everything that is wrong with it."""
+    """A dataset with a fault that stops reading; `check_dataset` and `detr check` list all faults."""
 
 
 class UnknownSplitError(DatasetError):
-    """A dataset without the wanted split; `splits` names those that it has."""
+    """A dataset without the requested split; `splits` names the splits it has."""
 
     def __init__(self, dataset: str, split: str, splits: Iterable[str]):
         self.splits = tuple(splits)
@@ -117,11 +117,11 @@ class UnknownSplitError(DatasetError):
 
 
 Reporter = Callable[[Finding], None]
-"""What a reader does with a fault: raise, or note it and skip the entry."""
+"""Called by a reader with each fault: raises, or returns to skip the entry."""
 
 
 def raise_finding(finding: Finding) -> None:
-    """Stop at the first error; warnings and notes pass.
+    """Raise at an error; let warnings and notes pass.
 
     Raises:
         DatasetError: If the fault is an error.

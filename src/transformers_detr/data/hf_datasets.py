@@ -19,7 +19,7 @@ _FRAME_SLACK_PX = 1.0
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: where its image is, the image's size, and its objects as they stand in the table."""
+    """One row: its image, the image's size, and its objects in the form of the table."""
 
     id: int
     path: Path
@@ -32,26 +32,26 @@ class _Row:
 
 
 def find(folder: Path) -> Path | None:
-    """Return a folder that `datasets` wrote, or would read as images with metadata; None for any other."""
+    """Return a folder that `datasets` wrote, or would read as images with metadata; else None."""
     names = ("dataset_dict.json", "state.json", "metadata.jsonl", "*/metadata.jsonl", "*.parquet", "data/*.parquet")
     return folder if any(next(folder.glob(name), None) is not None for name in names) else None
 
 
 def read(name: str, layout: Path, split: str | None, report: Reporter) -> ReadDataset:
-    """Read a dataset through the library `datasets`.
+    """Read a dataset by the library `datasets`.
 
     The `objects` of a row hold `bbox` and `category` (or a near synonym), and may hold `area` and `iscrowd`.
-    Boxes are x, y, width, height in pixels, as most datasets have it; they are read as corners if only so
-    do all of them lie inside their images.
+    Boxes are x, y, width, height in pixels, as in most datasets. They are read as corners if all of them lie inside
+    their images only then.
 
     Args:
         name: Folder, or name on the Hub.
-        layout: The folder; unused, as `name` says it.
+        layout: The folder; unused, since `name` is its path.
         split: The only split to read; None reads all.
-        report: Called with every fault; the entry is skipped if it returns.
+        report: Called with each fault; the entry is skipped if it returns.
 
     Raises:
-        DatasetError: If the library is missing, there is no such dataset, or a column is not as above.
+        DatasetError: If the library is missing, there is no such dataset, or a column is missing or malformed.
     """
     tables = only_split({split_name(key) or key: table for key, table in _load(name).items()}, split, name)
     first = next(iter(tables.values()))
@@ -66,11 +66,11 @@ def read(name: str, layout: Path, split: str | None, report: Reporter) -> ReadDa
 
 
 def _load(name: str) -> Mapping[str, Any]:
-    """The tables of a dataset by split."""
+    """Load the tables of a dataset by split."""
     try:
         import datasets
     except ImportError as error:
-        message = "reading it takes the library datasets: pip install 'transformers-detr[datasets]'"
+        message = "reading it needs the library datasets: pip install 'transformers-detr[datasets]'"
         raise DatasetError(f"{name}: {message}") from error
     folder = Path(name)
     try:
@@ -110,7 +110,7 @@ def _encoded(table: Any, index: int) -> bytes:
 
 
 def _row(id: int, path: Path, size: tuple[int, int], objects: Any, encoded: partial[bytes]) -> _Row:
-    if isinstance(objects, list):  # one dictionary an object
+    if isinstance(objects, list):  # one dictionary per object
         keys = objects[0].keys() if objects else (_BOX_KEYS[0], _CLASS_KEYS[0])
         objects = {key: [item[key] for item in objects] for key in keys}
     boxes, classes = (_column(objects, keys) for keys in (_BOX_KEYS, _CLASS_KEYS))
@@ -127,7 +127,7 @@ def _column(objects: Mapping[str, Any], keys: Sequence[str]) -> Sequence[Any]:
 
 
 def _classes(feature: Any, parts: Iterable[Iterable[_Row]]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Class names, and the class id of each value of the table."""
+    """Return the class names, and the class id of each value of the table."""
     fields = getattr(feature, "feature", feature)
     column = next((fields[key] for key in _CLASS_KEYS if key in fields), None)
     names = getattr(getattr(column, "feature", column), "names", None)
@@ -138,7 +138,7 @@ def _classes(feature: Any, parts: Iterable[Iterable[_Row]]) -> tuple[tuple[str, 
 
 
 def _are_corners(rows: Iterable[_Row]) -> bool:
-    """Whether boxes are corners: so all lie inside their images, as x, y, width, height not all do."""
+    """Return whether boxes are corners: all lie inside their images then, but not as x, y, width, height."""
     leaves = False
     for row in rows:
         for box in row.boxes:

@@ -1,4 +1,4 @@
-"""What an image file itself says: whether it can be decoded, its size, its rotation, its content."""
+"""Facts about image files: whether they can be decoded, size, rotation, digest of the pixels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What was found in an image file.
+    """Facts about an image file.
 
     Attributes:
-        problem: Code and message, where the image is of no use; the other fields then say nothing.
+        problem: Code and message if the image is unusable; the other fields mean nothing then.
         stored: (height, width) as stored.
-        orientation: EXIF orientation, 1 to 8; from 5 on, the upright image lies across the stored one.
-        digest: Of the decoded pixels; empty if they were not decoded.
+        orientation: EXIF orientation, 1 to 8; from 5 on, width and height are swapped.
+        digest: Digest of the decoded pixels; empty if they were not decoded.
     """
 
     problem: tuple[str, str] | None = None
@@ -40,11 +40,11 @@ class ImageFacts:
 def examine_images(
     records: Sequence[ImageRecord], decode: bool, progress: Callable[[int], None] | None = None
 ) -> list[ImageFacts]:
-    """Look at the image of each record.
+    """Examine the image of each record.
 
     Args:
         records: The records.
-        decode: Decode the pixels; otherwise only the header is read.
+        decode: Decode the pixels; if False, only the header is read.
         progress: Called with the number of images done.
     """
     facts = []
@@ -72,7 +72,7 @@ def _examine(record: ImageRecord, decode: bool) -> ImageFacts:
 
 
 def _missing(path: Path) -> str:
-    """Why a file may be missing: a name that differs in case only is a common slip."""
+    """Explain a missing file; a name that differs only in case is a common mistake."""
     folder = path.parent
     if not folder.is_dir():
         return f"no folder {folder}"

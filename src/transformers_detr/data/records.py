@@ -15,16 +15,16 @@ from transformers_detr.model.image_io_detr import load_image
 
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
-    """One labeled object, as its file says it; nothing is clipped or dropped.
+    """One labeled object with the values of its file; nothing is clipped or dropped.
 
     Attributes:
         id: Id of the annotation.
         label: Class id, an index into the dataset's `class_names`.
         box_xywh_px: Upper left corner, width, height, in pixels of the upright image.
-        area: In pixels; of the mask where there is one.
-        iscrowd: One box around many objects, left out of training and forgiven in evaluation.
+        area: Area in pixels; of the mask, if there is one.
+        iscrowd: One box around many objects, ignored in training and evaluation.
         segmentation: COCO's polygons or run-length code, or None.
-        place: Where in its file, such as "line 3"; empty for COCO, where the id says it.
+        place: Place in its file, such as "line 3"; empty for COCO, where the id is enough.
     """
 
     id: int
@@ -43,11 +43,11 @@ class ImageRecord:
     Attributes:
         id: Id of the image.
         path: The image file; for a row of a Hub dataset a name for messages.
-        height: Height of the upright image in pixels, as the annotations say.
-        width: Width likewise.
-        objects: Its objects, in the file's order.
+        height: Height of the upright image in pixels, as annotated.
+        width: Width of the upright image in pixels, as annotated.
+        objects: Its objects, in the order of the file.
         source: The file that the objects were read from.
-        read_bytes: Reads the encoded image where it is not a file.
+        read_bytes: Reads the encoded image if it is not a file.
     """
 
     id: int
@@ -59,11 +59,11 @@ class ImageRecord:
     read_bytes: Callable[[], bytes] | None = None
 
     def encoded(self) -> bytes:
-        """The encoded image."""
+        """Read the encoded image."""
         return self.path.read_bytes() if self.read_bytes is None else self.read_bytes()
 
     def load_image(self) -> Image.Image:
-        """The image: RGB, upright as its EXIF orientation says.
+        """Decode the image: RGB, upright by its EXIF orientation.
 
         Raises:
             DatasetError: If the file is missing or cannot be decoded.
@@ -74,12 +74,12 @@ class ImageRecord:
             raise DatasetError(f"{self.path}, image {self.id}: {error}") from error
 
     def coco_target(self) -> dict[str, Any]:
-        """What `DetrImageProcessor` takes as annotations of this image."""
+        """Return the annotations of this image for `DetrImageProcessor`."""
         return {"image_id": self.id, "annotations": [coco_annotation(self, item) for item in self.objects]}
 
 
 class ReadDataset(NamedTuple):
-    """What a reader returns.
+    """Classes and images that a reader returns.
 
     Attributes:
         class_names: Name of each class id.
@@ -91,7 +91,7 @@ class ReadDataset(NamedTuple):
 
 
 def coco_annotation(image: ImageRecord, item: ObjectRecord) -> dict[str, Any]:
-    """One object as COCO writes it."""
+    """Return one object as a COCO annotation."""
     annotation: dict[str, Any] = {
         "id": item.id,
         "image_id": image.id,

@@ -1,9 +1,8 @@
-"""Generated scenes: pictures of textured shapes with exact ground truth, the same bits for the same seed.
+"""Synthetic scenes: images of textured shapes with exact ground truth, the same bits for the same seed.
 
-A scene is painted from back to front, so what an object hides is known to the pixel. Boxes and masks hold
-the *visible* part of an object, as an annotator would draw it. No object is ever mostly hidden: one that
-would hide an earlier one, or be cut off by the frame, beyond `MIN_VISIBLE` is left out before it is painted,
-so that nothing recognizable in a picture lacks its annotation.
+A scene is painted from back to front, so occlusion is known to the pixel. Boxes and masks hold the *visible* part of an
+object, as an annotator would draw it. A shape that would hide more than `1 - MIN_VISIBLE` of an earlier one, or be cut
+off that much by the frame, is not painted: everything recognizable in an image has its annotation.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from transformers_detr.model.coco_masks_detr import encode_rle
 __all__ = ["CLASS_NAMES", "Scene", "SceneObject", "make_scene", "write_scenes"]
 
 MIN_VISIBLE = 0.5
-"""Every object shows at least this part of its area, after occlusion and the frame's edge."""
+"""Visible share of an object's area, at least, after occlusion and cropping by the frame."""
 
 SIDES = (192, 208, 224, 240, 256)
-"""Heights and widths in pixels from which a scene draws its own."""
+"""Heights and widths in pixels, drawn at random."""
 
 Field = NDArray[np.float32]
 
@@ -49,7 +48,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its ground truth; `instances` is `(H, W)`: `i + 1` where `objects[i]` is, else 0."""
+    """An image and its ground truth; `instances` is `(H, W)`: `i + 1` in the pixels of `objects[i]`, else 0."""
 
     image: Image.Image
     objects: tuple[SceneObject, ...]
@@ -80,8 +79,8 @@ class Scene:
         """Describe the objects as COCO annotations; the category id is the label.
 
         Args:
-            image_id: The id that the annotations bear.
-            first_id: Id of the first annotation; the others follow.
+            image_id: Image id of the annotations.
+            first_id: Id of the first annotation; ids go up by 1.
             segmentation: Add the visible pixels as COCO's run-length code.
         """
         annotations = []
@@ -104,13 +103,16 @@ class Scene:
 def make_scene(seed: int, index: int = 0, size: tuple[int, int] | None = None) -> Scene:
     """Paint one scene; equal arguments give equal bits.
 
-    One scene in sixteen is empty, one in eight is crowded with up to 16 small objects; the others hold up
-    to 8. One in ten of those with objects also holds a crowd.
+    One scene in sixteen is empty. One in eight holds up to 16 small objects, the others up to 8. One in ten of the
+    scenes with objects also holds a crowd.
 
     Args:
-        seed: Names a series of scenes; two series share nothing.
+        seed: Seed of a series of scenes.
         index: Position in the series.
         size: (height, width) in pixels; None draws both from `SIDES`.
+
+    Returns:
+        The scene: image, objects and instance map.
     """
     rng = np.random.default_rng([seed, index])
     height, width = size or (int(side) for side in rng.choice(SIDES, 2))
@@ -132,13 +134,13 @@ def make_scene(seed: int, index: int = 0, size: tuple[int, int] | None = None) -
 def write_scenes(folder: str | Path, count: int, seed: int = 0, progress: Callable[[int], None] | None = None) -> Path:
     """Write scenes as a COCO dataset: `images/000000.png` … and `annotations.json`.
 
-    Scene `i` is `make_scene(seed, i)`, and `i` is its image id. Everything is written beside the folder and
-    renamed at the end: the folder is complete or not there.
+    Scene `i` is `make_scene(seed, i)`, and `i` is its image id. `DetectionDataset.load` reads the folder, which is
+    written atomically.
 
     Args:
         folder: Folder to make; it must not exist.
         count: Number of scenes, at least 1.
-        seed: Series of the scenes.
+        seed: Seed of the scenes.
         progress: Called with the number of scenes written so far, after each.
 
     Returns:
@@ -174,7 +176,7 @@ def write_scenes(folder: str | Path, count: int, seed: int = 0, progress: Callab
 
 
 class _Painter:
-    """A picture in the making: pixels, which object owns each, and how large each object is unhidden."""
+    """An image being painted: pixels, the object of each pixel, and the unoccluded area of each object."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
         self.rng = rng
@@ -188,7 +190,7 @@ class _Painter:
         self.shadow = float(rng.uniform(0, 0.5))
 
     def add_object(self, radii: tuple[float, float]) -> None:
-        """Paint one shape somewhere; `radii` are limits, relative to the picture's shorter side."""
+        """Paint one shape somewhere; `radii` are limits, relative to the image's shorter side."""
         label = int(self.rng.integers(len(CLASS_NAMES)))
         radius = math.exp(self.rng.uniform(math.log(radii[0]), math.log(radii[1]))) * min(self.size)
         self._paint(label, [self._shape(label, radius)], is_crowd=False)
@@ -205,7 +207,7 @@ class _Painter:
         self._paint(label, shapes, is_crowd=True)
 
     def finish(self) -> Scene:
-        """Light the picture, add the camera's noise and measure what is visible of each object."""
+        """Light the image, add the camera's noise and measure what is visible of each object."""
         rng, (height, width) = self.rng, self.size
         y, x = _grid(height, width)
         slope = rng.uniform(0, 0.5)
@@ -314,7 +316,7 @@ def _grid(height: int, width: int) -> tuple[Field, Field]:
 
 
 def _crop(patch: Field, top: int, left: int, size: tuple[int, int]) -> tuple[tuple[slice, slice], Field]:
-    """Cut a patch to the part inside the picture; returns its window in the picture and that part."""
+    """Crop a patch to the image; return its window in the image and the cropped patch."""
     bottom, right = min(top + patch.shape[0], size[0]), min(left + patch.shape[1], size[1])
     window = (slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0)))
     return window, patch[window[0].start - top : bottom - top, window[1].start - left : right - left]

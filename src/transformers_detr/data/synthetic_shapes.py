@@ -1,4 +1,4 @@
-"""The eight classes of the generated scenes: their outlines, and an outline as a mask with smooth edges."""
+"""Shapes of the synthetic scenes: outlines of the eight classes, and their rasterization with smooth edges."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ CLASS_NAMES: tuple[str, ...] = tuple(OUTLINES)
 
 
 def place(outline: tuple[Points, ...], radius: float, stretch: float, angle: float) -> list[Points]:
-    """Scale an outline to a radius, stretch it along its own x axis, then turn it.
+    """Scale an outline to a radius, stretch it along its x axis, then rotate it.
 
     Args:
         outline: Polygons in the unit circle, each `(K, 2)`.
         radius: Radius in pixels.
-        stretch: Width over height of the unturned shape; its area stays.
-        angle: Turn in radians.
+        stretch: Width over height before rotation; the area is kept.
+        angle: Rotation in radians.
 
     Returns:
         Polygons in pixels around the origin, each `(K, 2)`.

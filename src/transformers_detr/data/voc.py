@@ -44,7 +44,7 @@ def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report:
         name: Name of the dataset.
         layout: Annotation files of each split.
         split: The only split to keep; None keeps all. All are read: the classes are known only then.
-        report: Called with every fault; the entry is skipped if it returns.
+        report: Called with each fault; the entry is skipped if it returns.
 
     Raises:
         DatasetError: If there is no object in the dataset.
@@ -70,7 +70,7 @@ def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report:
 
 
 class _Reader:
-    """Turns documents into records; counts images and objects to give them ids."""
+    """Turn documents into records, with ids by counting."""
 
     def __init__(self, labels: Mapping[str, int], report: Reporter) -> None:
         self.labels = labels
@@ -88,7 +88,7 @@ class _Reader:
             if not (height and width):
                 height, width = upright_size(image_path)
         except (OSError, ValueError) as error:
-            message = f"no usable <size>, and {image_path} does not tell: {error}"
+            message = f"no usable <size>, and the size of {image_path} cannot be read: {error}"
             self.report(Finding("annotation-malformed", message, path, id))
             return None
         items = (self._object(item, index, path, id) for index, item in enumerate(root.findall("object")))
@@ -119,7 +119,7 @@ class _Reader:
         return ObjectRecord(self.objects, self.labels[name], box, area=box[2] * box[3], place=place)
 
     def _image_path(self, path: Path, root: Element) -> Path:
-        """The image of an annotation file: the one with its stem, else the one it names."""
+        """Return the image of an annotation file: the file with the same stem, else the file it names."""
         beside = path.parent.parent / "JPEGImages" if path.parent.name == "Annotations" else path.parent
         folder = beside if beside.is_dir() else path.parent.parent / "images"
         if folder not in self.folders:
@@ -134,7 +134,7 @@ def _annotation_folders(folder: Path) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:
-    """The splits that `ImageSets/Main` lists; `trainval` counts only where there is no `train`."""
+    """Return the splits that `ImageSets/Main` lists; `trainval` counts only without `train`."""
     splits: dict[str, list[Path]] = {}
     for split, names in {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}.items():
         for name in names:

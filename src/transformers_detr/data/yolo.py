@@ -1,4 +1,4 @@
-"""Reader of YOLO folders: one text file an image, one line an object, relative to the image."""
+"""Reader of YOLO folders: one text file per image, one line per object, relative to the image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers_detr.data.findings import DatasetError, Finding, Reporter
 from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 
 _LARGEST_RELATIVE = 1.5
-"""A coordinate above this is no slip beyond the frame but a pixel."""
+"""A coordinate above this is in pixels; a smaller one may reach slightly beyond the frame."""
 
 
 @dataclass(frozen=True)
 class YoloLayout:
-    """Where things are: the file that names the classes, the class names, the images of each split."""
+    """Layout of a dataset: the file that names the classes, the class names, the images of each split."""
 
     source: Path
     class_names: tuple[str, ...]
@@ -30,7 +30,7 @@ def find(path: Path) -> YoloLayout | None:
     """Read the layout from `data.yaml` (the file, or its folder) or `classes.txt`; None if neither is there.
 
     Raises:
-        DatasetError: If the file is there but of no use.
+        DatasetError: If the file is there but unusable.
     """
     if path.suffix in (".yaml", ".yml"):
         return _from_yaml(path)
@@ -52,7 +52,7 @@ def read(name: str, layout: YoloLayout, split: str | None, report: Reporter) -> 
         name: Name of the dataset.
         layout: From `find`.
         split: The only split to read; None reads all.
-        report: Called with every fault; the entry is skipped if it returns.
+        report: Called with each fault; the entry is skipped if it returns.
     """
     reader = _Reader(layout, report)
     splits = {
@@ -63,7 +63,7 @@ def read(name: str, layout: YoloLayout, split: str | None, report: Reporter) -> 
 
 
 class _Reader:
-    """Turns label files into records; counts images and objects to give them ids."""
+    """Turn label files into records, with ids by counting."""
 
     def __init__(self, layout: YoloLayout, report: Reporter) -> None:
         self.layout = layout
@@ -117,7 +117,7 @@ class _Reader:
 
 
 def _problem(columns: list[str], classes: int) -> tuple[str, str] | None:
-    """Code and message of what is wrong with a line."""
+    """Return code and message of a fault of a line; None without one."""
     try:
         label, *numbers = map(float, columns)
     except ValueError:
@@ -134,7 +134,7 @@ def _problem(columns: list[str], classes: int) -> tuple[str, str] | None:
 
 
 def label_file(image: Path) -> Path:
-    """Where the labels of an image are: in the folder `labels` instead of `images`, or beside it."""
+    """Return the label file of an image: in the folder `labels` instead of `images`, or beside it."""
     parts = list(image.parts)
     for index in reversed(range(len(parts) - 1)):
         if parts[index] == "images":
@@ -177,9 +177,9 @@ def _from_yaml(path: Path) -> YoloLayout:
 
 
 def _images_of(entry: str, base: Path, source: Path) -> Iterator[Path]:
-    """Images of one entry of data.yaml: a folder, or a text file that lists them.
+    """List the images of one entry of data.yaml: a folder, or a text file that lists them.
 
-    Exports often write `../train/images` where the folder lies beside data.yaml, so that is tried too.
+    Exports often write `../train/images` for a folder beside data.yaml, so this is tried too.
     """
     home = source.parent
     places = [base / entry, home / entry, home / entry.replace("../", "").removeprefix("./")]
@@ -195,7 +195,7 @@ def _images_of(entry: str, base: Path, source: Path) -> Iterator[Path]:
 
 
 def _from_class_list(folder: Path, classes: Path) -> YoloLayout:
-    """The layout `images/`, `labels/`, `classes.txt`, with or without a folder for each split."""
+    """Read the layout `images/`, `labels/`, `classes.txt`, with or without a folder for each split."""
     names = tuple(line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip())
     images: dict[str, tuple[Path, ...]] = {}
     for child in sorted((*folder.glob("images/*"), *folder.glob("*/images"))):
@@ -219,7 +219,7 @@ def _around(polygon: list[float]) -> tuple[float, float, float, float]:
 
 
 def _polygon_area(polygon: list[float]) -> float:
-    """The shoelace formula."""
+    """Compute the area by the shoelace formula."""
     xs, ys = polygon[0::2], polygon[1::2]
     following = zip(xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(zip(xs, ys, strict=True), following, strict=True))) / 2
