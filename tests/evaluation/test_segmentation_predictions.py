@@ -260,7 +260,7 @@ def test_panoptic_annotations_alone_are_told_from_instances(predictions_file, da
     for place in (tmp_path, file):
         refused = score("--predictions", predictions_file, "--data", place)
         assert refused.exit_code == 1
-        assert "panoptic_val.json: panoptic annotations alone are no dataset" in refused.stderr
+        assert "panoptic_val.json: panoptic annotations alone are not a dataset" in refused.stderr
     missing = score("--predictions", predictions_file, "--data", data, "--panoptic", tmp_path / "none.json")
     assert missing.exit_code == 2
     assert "none.json" in missing.stderr
