@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from transformers_detr.backends.registry import INPUTS, OUTPUTS, Precision
-from transformers_detr.model.frozen_batch_norm_detr import DetrNormedConv2d
+from transformers_detr.model.cpu_kernels_detr import DetrNormedConv2d
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
 SMALLEST_SIDE = 33

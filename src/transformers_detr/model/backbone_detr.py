@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoBackbone
 from transformers.configuration_utils import PreTrainedConfig
 
+from .cpu_kernels_detr import replace_stages
 from .exact_padding_detr import ClearPadding, ExactPlan
 from .frozen_batch_norm_detr import fold_batch_norms, freeze_batch_norms
 from .initialization_detr import kaiming
-from .residual_detr import replace_stages
 
 
 class FeatureMap(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .onednn_detr import convolve_add_relu, convolve_relu
+from .cpu_kernels_detr import convolve_add_relu, convolve_relu
 
 
 class ExactPlan(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import initialization as init
 
-from .onednn_detr import convolve_pixels, goes_to_onednn
+from .cpu_kernels_detr import DetrNormedConv2d
 
 
 class DetrFrozenBatchNorm2d(nn.Module):
@@ -79,49 +79,6 @@ class DetrFrozenBatchNorm2d(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class DetrNormedConv2d(nn.Conv2d):
-    """A convolution that also applies the frozen norm behind it; its parameters are those of the one it replaces.
-
-    Args:
-        convolution: The convolution to replace.
-        parent: The module that holds the norm. The norm is looked up there in each forward, so that another
-            one may be put in its place.
-        norm_name: Name of the norm in its parent.
-    """
-
-    def __init__(self, convolution: nn.Conv2d, parent: nn.Module, norm_name: str):
-        super().__init__(
-            convolution.in_channels,
-            convolution.out_channels,
-            convolution.kernel_size,  # type: ignore[arg-type]
-            convolution.stride,  # type: ignore[arg-type]
-            convolution.padding,  # type: ignore[arg-type]
-            convolution.dilation,  # type: ignore[arg-type]
-            convolution.groups,
-            convolution.bias is not None,
-            convolution.padding_mode,
-            device="meta",
-        )
-        self.weight, self.bias = convolution.weight, convolution.bias
-        object.__setattr__(self, "parent", parent)  # not a submodule: it is the other way round
-        self.norm_name = norm_name
-
-    def folded(self, norm: DetrFrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
-        """Weight and bias with a norm in them."""
-        scale, shift = norm.scale_and_shift()
-        return self.weight * scale[:, None, None, None], shift if self.bias is None else shift + self.bias * scale
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve `(B, channels, h, w)` and normalize."""
-        norm = getattr(self.parent, self.norm_name)
-        if not getattr(norm, "folded", False):
-            return super().forward(input)
-        weight, bias = self.folded(norm)
-        if self.kernel_size == (1, 1) and self.padding == (0, 0) and goes_to_onednn(input):
-            return convolve_pixels(input, weight, bias, self.stride, self.groups)
-        return self._conv_forward(input, weight, bias)
 
 
 def freeze_batch_norms(module: nn.Module) -> None:

@@ -36,10 +36,9 @@ from .transformer_detr import Attended, DetrDecoder, DetrDecoderLayer, DetrEncod
 # isort: split
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
 from .boxes_detr import box_area  # noqa: F401
+from .cpu_kernels_detr import DetrLinear  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
 from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
-from .onednn_detr import DetrLinear  # noqa: F401
-from .residual_detr import DetrResidualStage  # noqa: F401
 
 
 class DetrBackbone(nn.Module):

@@ -21,13 +21,12 @@ from .pretrained_detr import DetrPreTrainedModel
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
 from .backbone_detr import FeatureMap  # noqa: F401
 from .boxes_detr import box_area  # noqa: F401
+from .cpu_kernels_detr import DetrLinear  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
 from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
 from .initialization_detr import xavier  # noqa: F401
 from .matcher_detr import match  # noqa: F401
-from .onednn_detr import DetrLinear  # noqa: F401
 from .position_embedding_detr import sine_position_embedding  # noqa: F401
-from .residual_detr import DetrResidualStage  # noqa: F401
 from .sizes_detr import image_sizes  # noqa: F401
 from .targets_detr import read_targets  # noqa: F401
 from .transformer_detr import Attended  # noqa: F401

@@ -16,8 +16,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .cpu_kernels_detr import DetrLinear
 from .initialization_detr import torch_default_bias, xavier
-from .onednn_detr import DetrLinear
 
 
 class Attended(NamedTuple):

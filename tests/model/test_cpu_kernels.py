@@ -1,4 +1,4 @@
-"""Residual stages in one pass over memory: timm's results, and timm's ways wherever one pass is not right."""
+"""CPU fast paths: the results and gradients of torch and timm, and their own code where no fast path applies."""
 
 from __future__ import annotations
 
@@ -13,10 +13,101 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformers_detr.model import onednn_detr, residual_detr
+from transformers_detr.model import cpu_kernels_detr
+from transformers_detr.model.cpu_kernels_detr import (
+    DetrLinear,
+    DetrResidualStage,
+    convolve_add_relu,
+    convolve_pixels,
+    convolve_relu,
+    goes_in_one_pass,
+    goes_to_onednn,
+    is_plain,
+    replace_stages,
+)
 from transformers_detr.model.frozen_batch_norm_detr import fold_batch_norms, freeze_batch_norms
-from transformers_detr.model.onednn_detr import convolve_add_relu, convolve_relu, goes_in_one_pass
-from transformers_detr.model.residual_detr import DetrResidualStage, is_plain, replace_stages
+
+TOKENS = (2, 120, 96)  # 23,040 numbers
+
+
+@pytest.fixture
+def layers():
+    torch.manual_seed(0)
+    ours, plain = DetrLinear(96, 40), nn.Linear(96, 40)
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+@pytest.fixture
+def pixel_calls(monkeypatch):
+    seen = []
+
+    def counted(*args, **kwargs):
+        seen.append(args[0].shape)
+        return convolve_pixels(*args, **kwargs)
+
+    monkeypatch.setattr(cpu_kernels_detr, "convolve_pixels", counted)
+    return seen
+
+
+needs_both = pytest.mark.skipif(
+    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
+    reason="torch was built without MKL or oneDNN",
+)
+
+
+@needs_both
+def test_linear_layer_is_a_linear_layer(layers, pixel_calls):
+    results = []
+    for layer in layers:
+        tokens = torch.randn(TOKENS, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        output = layer(tokens)
+        gradients = torch.autograd.grad(output.square().sum(), (tokens, layer.weight, layer.bias))
+        results.append((output, *gradients))
+    assert pixel_calls == [(2, 96, 1, 120)]
+    assert results[0][0].is_contiguous()
+    for ours, plain in zip(*results, strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [torch.randn(3, 96), torch.randn(1, 100, 96), torch.randn(2, 2, 120, 96), torch.randn(TOKENS).double()],
+    ids=["two axes", "few tokens", "four axes", "double"],
+)
+def test_other_inputs_go_the_usual_way(layers, pixel_calls, tokens):
+    ours, plain = (layer.to(tokens.dtype) for layer in layers)
+    assert torch.equal(ours(tokens), plain(tokens))
+    assert not pixel_calls
+
+
+@needs_both
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 4)])
+def test_convolution_of_one_pixel(stride, groups):
+    torch.manual_seed(0)
+    features = torch.randn(2, 16, 41, 37).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(8, 16 // groups, 1, 1), torch.randn(8)
+    assert goes_to_onednn(features)
+    expected = nn.functional.conv2d(features.double(), weight.double(), bias.double(), stride, groups=groups)
+    assert torch.allclose(convolve_pixels(features, weight, bias, stride, groups), expected.float(), atol=1e-5)
+
+
+@needs_both
+def test_where_onednn_is_off_nothing_is_dilated():
+    torch._C._set_mkldnn_enabled(False)  # the public context manager warns of Intel's GPUs
+    try:
+        assert not goes_to_onednn(torch.randn(2, 16, 41, 37))
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+
+
+def test_graphs_hold_linear_layers(layers):
+    exported = torch.export.export(layers[0], (torch.randn(TOKENS),))
+    called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert called == {"aten.linear.default"}
+
+
+# Residual stages
 
 with torch.inference_mode():
     HAS_ONEDNN = goes_in_one_pass(torch.zeros(1, 64, 64, 64), torch.zeros(1))
@@ -35,8 +126,8 @@ def calls(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(residual_detr, "convolve_relu", counted(convolve_relu, False))
-    monkeypatch.setattr(residual_detr, "convolve_add_relu", counted(convolve_add_relu, True))
+    monkeypatch.setattr(cpu_kernels_detr, "convolve_relu", counted(convolve_relu, False))
+    monkeypatch.setattr(cpu_kernels_detr, "convolve_add_relu", counted(convolve_add_relu, True))
     return seen
 
 
@@ -199,7 +290,7 @@ def test_one_pass_is_only_for_what_it_is_right_for(reason, monkeypatch):
     if reason == "double":
         features = features.double()
     elif reason == "onednn is off":
-        monkeypatch.setattr(onednn_detr, "_onednn_is_on", lambda: False)
+        monkeypatch.setattr(cpu_kernels_detr, "_onednn_is_on", lambda: False)
     elif reason == "no operator":
         monkeypatch.setattr(torch.ops, "mkldnn", object())
     elif reason == "elsewhere":
