@@ -18,7 +18,7 @@ CONVERSION = PACKAGE.parent.parent / "conversion"
 FLOORS = [
     # The Hub set
     "cpu_kernels",
-    "boxes coco_masks configuration exact_padding image_io initialization frozen_batch_norm resize sizes targets",
+    "boxes coco_masks configuration exact_padding image_io initialization frozen_batch_norm resize targets",
     "annotations backbone padding matcher position_embedding postprocessing mask_head postprocessing_segmentation"
     " processor_arguments transformer",
     "loss image_processing outputs pretrained",

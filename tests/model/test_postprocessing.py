@@ -13,7 +13,7 @@ from transformers_detr.model.postprocessing_detr import (
     post_process_instance_masks,
     post_process_object_detection,
 )
-from transformers_detr.model.sizes_detr import image_sizes, sizes_of_real_pixels
+from transformers_detr.model.resize_detr import image_sizes, sizes_of_real_pixels
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 from .boxes_detr import xyxy_to_cxcywh
 from .coco_masks_detr import decode_rle, polygons_to_mask, rgb_to_ids
 from .image_io_detr import load_image
-from .sizes_detr import Size
+from .resize_detr import Size
 
 Target = dict[str, Tensor]
 

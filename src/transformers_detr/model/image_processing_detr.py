@@ -35,8 +35,7 @@ from .postprocessing_segmentation_detr import (
     post_process_semantic_segmentation,
 )
 from .processor_arguments_detr import FILE_KEYWORDS, LEGACY_KEYWORDS, per_channel, read_settings, resampling
-from .resize_detr import SizeDict, read_size, resized_size
-from .sizes_detr import Size
+from .resize_detr import LONGEST_EDGE, Size, SizeDict, read_size, resized_size
 
 # isort: split
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
@@ -115,7 +114,7 @@ class DetrImageProcessor(BaseImageProcessor):
     model_input_names = ["pixel_values", "pixel_mask"]  # noqa: RUF012
 
     do_resize = True
-    size: Any = SizeDict(shortest_edge=800, longest_edge=1333)
+    size: Any = SizeDict(shortest_edge=800, longest_edge=LONGEST_EDGE)
     default_to_square = False
     resample: Any = Image.Resampling.BILINEAR
     do_rescale = True

@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .initialization_detr import xavier
-from .sizes_detr import sizes_of_real_pixels
+from .resize_detr import sizes_of_real_pixels
 
 NO_MASK = -1e4
 """Mask logit where no mask was computed: its probability is exactly 0, and it is finite in float16 too."""

@@ -27,7 +27,7 @@ from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
 from .initialization_detr import xavier  # noqa: F401
 from .matcher_detr import match  # noqa: F401
 from .position_embedding_detr import sine_position_embedding  # noqa: F401
-from .sizes_detr import image_sizes  # noqa: F401
+from .resize_detr import image_sizes  # noqa: F401
 from .targets_detr import read_targets  # noqa: F401
 from .transformer_detr import Attended  # noqa: F401
 

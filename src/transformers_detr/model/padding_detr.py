@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
-from .sizes_detr import Size, sizes_of_real_pixels
+from .resize_detr import Size, sizes_of_real_pixels
 
 
 def pad_batch(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
-from .sizes_detr import Size, image_sizes, optional_sizes, resize_masks, without_padding
+from .resize_detr import Size, image_sizes, optional_sizes, resize_masks, without_padding
 
 CHUNK = 16
 """Masks resized at once: bounds the memory that all queries together would take."""
@@ -71,7 +71,7 @@ def post_process_instance_masks(
     """Turn raw outputs into detections that carry each query's own mask; masks may overlap.
 
     This is the original's instance segmentation, with which the published mask AP was measured (all queries:
-    a negative `threshold`), but for the moment at which padding is cut off (see `sizes_detr`).
+    a negative `threshold`), but for the moment at which padding is cut off (see `resize_detr`).
 
     Args:
         outputs: Has `logits`, `pred_boxes` and `pred_masks (B, Q, h, w)`.

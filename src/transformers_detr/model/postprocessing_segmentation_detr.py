@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from .coco_masks_detr import CocoRle, encode_rle, ids_to_rgb
-from .sizes_detr import image_sizes, optional_sizes, resize_masks, resize_nearest, without_padding
+from .resize_detr import image_sizes, optional_sizes, resize_masks, resize_nearest, without_padding
 
 NO_SEGMENT = 0
 """Value of pixels without a segment in every segmentation map; also COCO's "void"."""
@@ -180,7 +180,7 @@ def post_process_panoptic_paper(
     stuff give their pixels to the first of them. Segments that are then too small are dropped and all pixels
     assigned once more among the rest, without giving to the first, until none is too small.
     Source: Carion et al., End-to-End Object Detection with Transformers, 2020, section 4.3, and its code,
-    from which this departs in cutting off the padding (see `sizes_detr`) and in ids that start at 1.
+    from which this departs in cutting off the padding (see `resize_detr`) and in ids that start at 1.
 
     Args:
         outputs: Has `logits (B, Q, C + 1)` and `pred_masks (B, Q, h, w)`.
