@@ -236,7 +236,7 @@ def test_wrong_panoptic_annotations_are_named(tmp_path):
         ({**good, "segments_info": [{"id": 1, "category_id": 6}]}, (4, 6), "^image 9: none of its 1 segments"),
         ({"id": 9, "file_name": "x.png"}, (4, 6), "^image 9 has no segments_info"),
         ({"id": 9, "segments_info": [segment]}, (4, 6), "^image 9 has no file_name"),
-        (good, (6, 4), r"^image 9: the panoptic picture .*x\.png is 4×6 pixels .* the image 6×4"),
+        (good, (6, 4), r"^image 9: the panoptic PNG .*x\.png is 4×6 pixels .* the image 6×4"),
         ({"file_name": "x.png"}, (4, 6), "^annotation has no image_id or id"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -244,7 +244,7 @@ def test_wrong_panoptic_annotations_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         panoptic_target({**good, "file_name": "nowhere.png"}, (4, 6), tmp_path)
     (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"^image 9: panoptic picture .*x\.png"):
+    with pytest.raises(ValueError, match=r"^image 9: panoptic PNG .*x\.png"):
         panoptic_target(good, (4, 6), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Reading pictures: every mode, layout and container, and an error with a name for whatever is no picture."""
+"""Reading images: every mode, layout and container, and a named error for anything else."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
 def test_formats_and_pixels_can_be_limited(monkeypatch):
     content = png(UPRIGHT)
     assert load_image(content, formats=("PNG",), most_pixels=35).size == (7, 5)
-    with pytest.raises(UnknownFormat, match="image: cannot be read as a picture: unknown format"):
+    with pytest.raises(UnknownFormat, match="image: cannot be read as an image: unknown format"):
         load_image(content, formats=("JPEG",))
     monkeypatch.setattr(Image.Image, "load", None)  # nothing is decoded
     with pytest.raises(TooManyPixels, match="image: has 7×5 pixels, more than 34"):

@@ -1,10 +1,10 @@
 """COCO annotations of an image → its target, and what resizing and padding do to a target.
 
 A target is a dict of tensors for the `N` objects of one image: `image_id (1,)`, `orig_size (2,)` and
-`size (2,)` (of the photograph and as resized, never padded), `class_labels (N,)`, `boxes (N, 4)`, `area (N,)`
+`size (2,)` (before and after resizing, never padded), `class_labels (N,)`, `boxes (N, 4)`, `area (N,)`
 in pixels of the resized image, `iscrowd (N,)`, and, where wanted, `masks (N, H, W)`, bool.
 
-Whatever is wrong with an annotation is a ValueError that names image and annotation by their ids.
+Any fault of an annotation is a ValueError that names image and annotation by their ids.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def detection_target(
     if not any(kept) and any(width > 0 and height > 0 for _, _, width, height in given.tolist()):
         raise ValueError(
             f"image {image_id}: all boxes lie outside the image of {_shown(size)}, the first at "
-            f"{named[0][0]['bbox']}: are these another picture's annotations?"
+            f"{named[0][0]['bbox']}: are these another image's annotations?"
         )
     named = [pair for pair, keep in zip(named, kept, strict=True) if keep]
     target = {
@@ -106,31 +106,30 @@ def panoptic_target(
         annotation: `image_id` or `id`, `file_name` and `segments_info`, a list of segments with `id`,
             `category_id` and perhaps `iscrowd` and `area` (else that of the mask).
         size: (height, width) of the image.
-        masks_path: the folder of the panoptic picture `file_name`.
+        masks_path: the folder of the panoptic PNG `file_name`.
         return_masks: whether the target gets the masks.
-        degenerate_boxes: "drop" or "refuse" segments of which the picture has no pixel.
+        degenerate_boxes: "drop" or "refuse" segments without a pixel in the PNG.
         name: what errors call an annotation without an image id.
 
     Returns:
         A target whose boxes are xyxy in pixels.
 
     Raises:
-        ValueError: a key is missing or a value is not what it should be; the picture cannot be read or has
+        ValueError: a key is missing or a value is invalid; the PNG cannot be read or has
             another size; a segment without pixels where they are refused; all segments are without pixels.
-        OSError: there is no such picture.
+        OSError: there is no such PNG.
     """
     image_id = _image_id(annotation, ("image_id", "id"), name)
     segments = _list(annotation, "segments_info", f"image {image_id}")
     path = Path(masks_path) / str(_value(annotation, "file_name", f"image {image_id}"))
-    picture = load_image(path, name=f"image {image_id}: panoptic picture")
-    if (picture.height, picture.width) != size:
+    png = load_image(path, name=f"image {image_id}: panoptic PNG")
+    if (png.height, png.width) != size:
         raise ValueError(
-            f"image {image_id}: the panoptic picture {path} is {_shown((picture.height, picture.width))}, "
-            f"the image {_shown(size)}"
+            f"image {image_id}: the panoptic PNG {path} is {_shown((png.height, png.width))}, the image {_shown(size)}"
         )
     named = [(item, _object_name(item, index, image_id)) for index, item in enumerate(segments)]
     ids = torch.tensor([_integer(item, "id", where) for item, where in named], dtype=torch.int64)
-    masks = torch.from_numpy(rgb_to_ids(np.asarray(picture))) == ids[:, None, None]  # (N, H, W)
+    masks = torch.from_numpy(rgb_to_ids(np.asarray(png))) == ids[:, None, None]  # (N, H, W)
     areas = masks.sum(dim=(1, 2))
     kept = (areas > 0).tolist()
     for (_, where), keep in zip(named, kept, strict=True):
@@ -291,7 +290,7 @@ def _area(item: Mapping[str, Any], where: str, otherwise: float | None = None) -
 
 
 def _flag(item: Mapping[str, Any], where: str) -> int:
-    """Whether an annotation is a crowd: 0 or 1."""
+    """Read whether an annotation is a crowd: 0 or 1."""
     crowd = item.get("iscrowd") or 0
     if crowd not in (0, 1):
         raise ValueError(f"{where}: iscrowd must be 0 or 1, got {crowd!r}")

@@ -126,7 +126,7 @@ class DetrConvEncoder(nn.Module):
 
     @property
     def supports_exact_padding(self) -> bool:
-        """Whether the exact-padding mode is exact for this backbone; found once, by trying it on noise.
+        """Return whether the exact-padding mode is exact for this backbone; found once, by trying it on noise.
 
         Look at it before compiling or exporting a model in that mode: a graph cannot hold the trial.
         """

@@ -1,4 +1,4 @@
-"""DetrConfig: every number of a DETR model, read from any `config.json` in the wild."""
+"""DetrConfig: all settings of a DETR model, read from any published `config.json`."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class DetrConfig(PreTrainedConfig):
 
     @property
     def _attn_implementation(self) -> str | None:
-        """What DETR's own attention runs on.
+        """Attention implementation of DETR's own layers.
 
         The base class passes a name on to the backbone too, where `ResNetBackbone`, having no attention, refuses it.
         Here the backbone keeps what it chose; `{"backbone_config": name}` sets it.
@@ -225,7 +225,7 @@ class DetrConfig(PreTrainedConfig):
 
     @property
     def output_attentions(self) -> bool | None:
-        """Whether attention maps are returned; unlike in the base class, whatever the attention implementation."""
+        """Return attention maps; unlike in the base class, with any attention implementation."""
         wanted: bool | None = self._output_attentions
         return wanted
 

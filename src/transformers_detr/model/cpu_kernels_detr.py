@@ -18,16 +18,16 @@ from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SMALLEST = 20481
-"""Numbers in the input from which on torch gives convolutions of a single image to oneDNN."""
+"""Smallest number of input elements at which torch gives convolutions of a single image to oneDNN."""
 
 _OPTIONAL = ("aa", "drop_block", "drop_path", "se")
-"""What timm's blocks can have besides convolutions, norms and activations."""
+"""Optional parts of timm's blocks besides convolutions, norms and activations."""
 
 
 def goes_to_onednn(features: Tensor) -> bool:
-    """Whether a dilated convolution of one pixel over these features is the quicker way.
+    """Return whether a dilated 1×1 convolution over these features is faster.
 
-    Never in graphs: compilers choose for themselves, and exported graphs shall hold linear layers.
+    False in graphs: compilers choose for themselves, and exported graphs must hold linear layers.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
@@ -38,12 +38,12 @@ def goes_to_onednn(features: Tensor) -> bool:
 def convolve_pixels(
     features: Tensor, weight: Tensor, bias: Tensor | None, stride: int | tuple[int, ...] = 1, groups: int = 1
 ) -> Tensor:
-    """Convolve `(B, channels, h, w)` with kernels of one pixel `(outputs, channels / groups, 1, 1)`, by oneDNN."""
+    """Convolve `(B, channels, h, w)` with 1×1 kernels `(outputs, channels / groups, 1, 1)`, with oneDNN."""
     return nn.functional.conv2d(features, weight, bias, stride, 0, dilation=2, groups=groups)
 
 
 def goes_in_one_pass(features: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve_relu` is there and right for these: plain float32 on the CPU, in inference mode."""
+    """Return whether `convolve_relu` is available and correct for these: plain float32 on CPU, in inference mode."""
     return (
         goes_to_onednn(features)  # first: a compiler, for which it is false, could not read the next line
         and torch.is_inference_mode_enabled()
@@ -60,7 +60,7 @@ def convolve_relu(features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv
     Args:
         features: `(B, channels, h, w)`.
         weight: Used in place of the layer's own.
-        bias: Likewise, `(outputs,)`.
+        bias: Used in place of the layer's own, `(outputs,)`.
         layer: Tells stride, padding, dilation and groups; padding is with zeros.
     """
     if has_torch_function((features,)):  # so that exact padding sees this function
@@ -69,7 +69,7 @@ def convolve_relu(features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv
 
 
 def convolve_add_relu(features: Tensor, weight: Tensor, bias: Tensor, layer: nn.Conv2d, total: Tensor) -> Tensor:
-    """ReLU of the sum of a convolution and `total`, which is overwritten with it; otherwise as `convolve_relu`."""
+    """ReLU of the sum of a convolution and `total`, written into `total`; otherwise as `convolve_relu`."""
     if has_torch_function((features,)):
         return handle_torch_function(convolve_add_relu, (features,), features, weight, bias, layer, total)
     return torch.ops.mkldnn._convolution_pointwise_.binary(
@@ -141,12 +141,11 @@ class DetrNormedConv2d(nn.Conv2d):
 
 
 class DetrResidualStage(nn.Sequential):
-    """A stage of a ResNet of timm's, whose blocks it runs itself where that is quicker and nobody could tell.
+    """Stage of a timm ResNet with fused convolution, addition and ReLU.
 
-    In inference mode each convolution does its activation and the addition too. The sum then takes the place of what is
-    added to it, which is made and used inside the stage only. With anything unusual, which is looked for in each call
-    (hooks, layers that were replaced or moved, other kinds of tensors, numbers that are none), the blocks run as they
-    are.
+    In inference mode each convolution also computes its activation and the addition. The sum overwrites the shortcut,
+    which exists inside the stage only. Each call checks for hooks, replaced or moved layers, other kinds of tensors and
+    non-finite values, and then runs the blocks' own code.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ class DetrResidualStage(nn.Sequential):
         return features
 
     def _is_usual(self) -> bool:
-        """Whether the blocks do what `_run` does, and nobody looks at what happens inside."""
+        """Return whether the blocks do what `_run` does and nothing observes them."""
         everywhere = torch.nn.modules.module
         return (
             not (everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
@@ -174,7 +173,7 @@ class DetrResidualStage(nn.Sequential):
 
 
 def replace_stages(backbone: nn.Module) -> None:
-    """Put ours in the place of each plain stage inside a backbone whose norms are folded; names stay."""
+    """Replace each plain stage of a backbone with folded norms by `DetrResidualStage`; names stay."""
     for parent in list(backbone.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Sequential and len(child) and all(is_plain(block) for block in child):
@@ -182,7 +181,7 @@ def replace_stages(backbone: nn.Module) -> None:
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Whether a module is a residual block of timm's ResNet that only convolves, adds and takes ReLUs."""
+    """Return whether a module is a residual block of timm's ResNet with convolutions, additions and ReLUs only."""
     if type(block).__module__ != "timm.models.resnet" or type(block).__name__ not in ("BasicBlock", "Bottleneck"):
         return False
     parts = block._modules
@@ -195,8 +194,9 @@ def is_plain(block: nn.Module) -> bool:
 
 
 def _is_folded(block: nn.Module, number: str) -> bool:
-    convolution, norm = block._modules["conv" + number], block._modules["bn" + number]
-    return (
+    convolution: Any = block._modules["conv" + number]
+    norm: Any = block._modules["bn" + number]
+    return bool(
         type(convolution) is DetrNormedConv2d
         and convolution.padding_mode == "zeros"
         and type(norm).__name__ == "DetrFrozenBatchNorm2d"  # its file imports this one
@@ -206,12 +206,12 @@ def _is_folded(block: nn.Module, number: str) -> bool:
 
 
 def _numbers(block: nn.Module) -> list[str]:
-    """What follows "conv" in the names of a block's convolutions, in their order."""
+    """Suffixes of the names of a block's convolutions after "conv", in order."""
     return [name.removeprefix("conv") for name in block._modules if name.startswith("conv")]
 
 
 def _run(block: Any, features: Tensor, is_own: bool) -> Tensor:
-    """What a plain block makes of features, which may be overwritten if they are the stage's own."""
+    """Run a plain block; its input may be overwritten if it is the stage's own."""
     if block.downsample is not None:
         shortcut = block.downsample(features)
     elif is_own:
@@ -225,6 +225,6 @@ def _run(block: Any, features: Tensor, is_own: bool) -> Tensor:
 
 
 def _layer(block: Any, number: str) -> tuple[Tensor, Tensor, nn.Conv2d]:
-    """A convolution's weight and bias with its norm in them, and itself."""
+    """Weight and bias of a convolution with its norm folded in, and the convolution."""
     convolution = block._modules["conv" + number]
     return *convolution.folded(block._modules["bn" + number]), convolution

@@ -12,7 +12,7 @@ from .cpu_kernels_detr import convolve_add_relu, convolve_relu
 
 
 class ExactPlan(NamedTuple):
-    """Where a backbone looks at neighboring pixels, as exponents of the stride: level `l` is 1 / 2**l of the image.
+    """Spatial operations of a backbone, as exponents of the stride: level `l` is 1 / 2**l of the image.
 
     Attributes:
         calls: Level of the input of each spatial convolution or pooling, in the order in which they run.
@@ -65,12 +65,12 @@ class ClearPadding(TorchFunctionMode):
 
     def _clear(self, features: Tensor) -> Tensor:
         real = self._real(features)
-        if self.calls[-1] == 0:  # a caller's own pixels, which need not be numbers where the image has ended
+        if self.calls[-1] == 0:  # a caller's own pixels, which may be NaN where the image has ended
             return torch.where(real, features, 0.0)
         return features * real.to(features.dtype)
 
     def _real(self, features: Tensor) -> Tensor:
-        """Which cells of features `(B, channels, h, w)` show the image, `(B, 1, h, w)`."""
+        """Mask `(B, 1, h, w)` of the cells of features `(B, channels, h, w)` that show the image."""
         level = self.level_of(features) if self.plan is None else self.plan.calls[len(self.calls)]
         self.calls.append(level)
         return self.masks[level]

@@ -1,7 +1,7 @@
 """Frozen batch norms, and their folding into the convolutions in front of them.
 
 A frozen norm is a constant scale and shift per channel, and so can be multiplied into the weights of the
-convolution whose output it takes. That happens anew in each forward, on the weights and not on the far larger
+convolution whose output it takes. That happens in each forward, on the weights and not on the far larger
 feature maps: stored names and values stay what they are, and training is exact.
 """
 
@@ -96,7 +96,7 @@ class _Uses(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.count: dict[int, int] = {}
-        self.kept: list[Tensor] = []  # alive, so that no number is given twice
+        self.kept: list[Tensor] = []  # alive, so that no id is given twice
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") != "__get__":  # reading an attribute is no use
@@ -113,7 +113,7 @@ def fold_batch_norms(backbone: nn.Module, num_channels: int) -> None:
     """Fold each frozen norm inside `backbone` into the convolution whose output it alone takes.
 
     Which ones these are is found by running the backbone once on a small image (or on none, on the meta device).
-    A backbone that does not take small images is left as it is: slower, not wrong.
+    A backbone that does not take small images is left unfolded: slower, not wrong.
 
     Args:
         backbone: The backbone, its norms frozen.

@@ -1,13 +1,13 @@
-"""Whatever holds a picture → an 8-bit RGB picture, or an error that names the item and says what is wrong.
+"""Reading of images: any source to an 8-bit RGB image, or to an error that names the item and the fault.
 
-Two rules decide what the picture looks like.
+Two rules define the result.
 
-Orientation. Encoded pictures (paths, bytes, files, URLs) are turned upright by their EXIF tag. A PIL image or
-an array is taken as it is, so that its size stays true for the caller.
+Orientation. Encoded images (paths, bytes, files, URLs) are turned upright by their EXIF tag. A PIL image or
+an array is not turned, so that its size stays true for the caller.
 
 Color. Every mode becomes RGB as Pillow's `convert("RGB")` does it, which drops an alpha channel and keeps
 the colors below it, as the original and the pipelines of transformers do. What Pillow cannot convert is
-handled here: 16-bit pictures are scaled to 8 bit (65535 → 255); CIE Lab goes through a color transform;
+handled here: 16-bit images are scaled to 8 bit (65535 → 255); CIE Lab goes through a color transform;
 32-bit integers and floats, whose white is not defined, are scaled by the smallest of 1 (floats only), 255 and
 65535 that holds them, else stretched from their lowest to their highest value.
 """
@@ -70,7 +70,7 @@ class UnknownFormat(ValueError):
 
 
 class TooManyPixels(ValueError):
-    """An encoded picture says that it has more pixels than it may; it was not decoded."""
+    """The header of an encoded image names more pixels than allowed; it was not decoded."""
 
 
 def load_image(
@@ -80,22 +80,22 @@ def load_image(
     formats: tuple[str, ...] | None = None,
     most_pixels: int | None = None,
 ) -> Image.Image:
-    """Read a picture from wherever it is.
+    """Read an image from any source.
 
     Args:
         source: a path, an `http(s)` or `data:image/` URL, encoded bytes, a binary file, a PIL image of any
             mode, or an array or tensor of integers or booleans, `(H, W)`, `(H, W, C)` or `(C, H, W)`.
-        name: what errors call the picture; by default its path or URL, else "image".
+        name: name of the image in errors; by default its path or URL, else "image".
         timeout: seconds to wait for a web server's answer.
         formats: Pillow's names of the formats that may be read; all that it knows, if not given.
-        most_pixels: the most pixels that an encoded picture may have; Pillow's own limit, if not given.
+        most_pixels: largest number of pixels of an encoded image; None takes Pillow's limit.
 
     Returns:
         A PIL image of mode RGB with at least one pixel; a PIL image that already is one is returned itself.
 
     Raises:
         UnknownFormat, TooManyPixels: both are a ValueError.
-        ValueError: the picture cannot be decoded, has no pixels, or values or a shape that no picture has.
+        ValueError: the image cannot be decoded, has no pixels, or its values or shape are invalid.
         OSError: there is no such file, it may not be read, or the URL cannot be fetched.
         TypeError: `source` is none of the above.
     """
@@ -136,7 +136,7 @@ def array_planes(
             must lie in 0…255.
         input_data_format: "channels_first" or "channels_last"; None finds out. Where both are possible, an
             array is taken as channels-last and a tensor as channels-first, the habit of their libraries.
-        name: what errors call the picture.
+        name: name of the image in errors.
 
     Returns:
         Three planes `(H, W)`, all uint8 or all float32, floats unchanged; gray is the same plane three times.
@@ -162,7 +162,7 @@ def array_planes(
 def channels_last(
     shape: Sequence[int], input_data_format: str | None = None, is_tensor: bool = False, name: str = "image"
 ) -> bool:
-    """Whether the last of three axes holds the channels; see `array_planes`, also for the errors."""
+    """Return whether the last of three axes holds the channels; see `array_planes`, also for the errors."""
     first, last = shape[0] in CHANNEL_COUNTS, shape[2] in CHANNEL_COUNTS
     if input_data_format is not None:
         layout = str(getattr(input_data_format, "value", input_data_format))
@@ -184,7 +184,7 @@ def _numpy(array: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:
 
 
 def _eight_bit_or_float(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
-    """Color values of any type → uint8, or finite float32 left as they are."""
+    """Convert color values of any type to uint8; finite floats become float32, unscaled."""
     if values.dtype == np.uint8:
         return values
     if values.dtype == bool:
@@ -218,19 +218,19 @@ def _fetch(url: str, shown: str, timeout: float) -> bytes:
 
 
 def _decode(file: IO[bytes], name: str, formats: tuple[str, ...] | None, most_pixels: int | None) -> Image.Image:
-    """An encoded picture → upright RGB."""
+    """Decode an image to upright RGB."""
     head = file.read(len(LFS_POINTER))
     file.seek(0)
     if not head:
         raise ValueError(f"{name}: is empty")
     if head == LFS_POINTER:
-        raise ValueError(f"{name}: is a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`")
+        raise ValueError(f"{name}: is a Git LFS pointer, not the image itself; fetch it with `git lfs pull`")
     with _errors_named(name):
         image: Image.Image = Image.open(file, formats=formats)
         if most_pixels is not None and image.width * image.height > most_pixels:
             raise TooManyPixels(f"{name}: has {image.width}×{image.height} pixels, more than {most_pixels}")
         image.load()
-        with suppress(Exception):  # a damaged EXIF block raises anything; the picture itself is whole
+        with suppress(Exception):  # a damaged EXIF block raises anything; the pixels are intact
             image = ImageOps.exif_transpose(image)
     return _to_rgb(image, name)
 
@@ -278,15 +278,15 @@ def _stretched(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def _errors_named(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a ValueError that names the picture; keep Pillow's warnings in."""
+    """Turn any error of a decoder into a ValueError that names the image; silence Pillow's warnings."""
     try:
         with _PILLOW_QUIET:
             yield
     except TooManyPixels:
         raise
     except UnidentifiedImageError as error:
-        raise UnknownFormat(f"{name}: cannot be read as a picture: unknown format") from error
+        raise UnknownFormat(f"{name}: cannot be read as an image: unknown format") from error
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything on damaged files, SyntaxError and struct.error included
-        raise ValueError(f"{name}: cannot be read as a picture: {str(error) or type(error).__name__}") from error
+        raise ValueError(f"{name}: cannot be read as an image: {str(error) or type(error).__name__}") from error

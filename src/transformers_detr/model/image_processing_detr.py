@@ -45,7 +45,7 @@ from .coco_masks_detr import decode_rle  # noqa: F401
 logger = logging.get_logger(__name__)
 
 Result = TypeVar("Result")
-Picture = tuple[Image.Image, ...]
+ImageParts = tuple[Image.Image, ...]
 """One PIL image of mode RGB (8 bit), or three of mode L (8 bit) or F (32-bit float): red, green and blue."""
 
 
@@ -102,12 +102,12 @@ class DetrImageProcessor(BaseImageProcessor):
         rescale_factor: 1/255, which brings 0…255 to 0…1.
         do_normalize: whether to subtract `image_mean` and divide by `image_std`.
         image_mean: per channel, or one number for all.
-        image_std: likewise.
+        image_std: as `image_mean`.
         do_pad: whether to pad the images of a batch to one size and return `pixel_mask`.
         pad_size: `{"height", "width"}` to pad to; if not given, that of the largest image.
         format: see `DetrImageProcessorKwargs`.
-        do_convert_annotations: likewise; if not given, as `do_normalize`.
-        degenerate_boxes: likewise.
+        do_convert_annotations: see `DetrImageProcessorKwargs`; None takes `do_normalize`.
+        degenerate_boxes: see `DetrImageProcessorKwargs`.
     """
 
     valid_kwargs = DetrImageProcessorKwargs
@@ -141,7 +141,7 @@ class DetrImageProcessor(BaseImageProcessor):
 
         Args:
             image_processor_dict: the content of a `preprocessor_config.json`; unknown keys are left out.
-            **kwargs: settings; what is no setting is ignored, or returned with `return_unused_kwargs=True`.
+            **kwargs: settings; unknown keywords are ignored, or returned with `return_unused_kwargs=True`.
 
         Returns:
             The processor, or the processor and the unused keywords.
@@ -187,7 +187,7 @@ class DetrImageProcessor(BaseImageProcessor):
                 of floats (in 0…255, or with `do_rescale=False` in 0…1), arrays and tensors with a batch axis.
             annotations: for each image a dict, see `detection_target` and `panoptic_target`.
             return_segmentation_masks: whether targets get masks; by default in the panoptic format only.
-            masks_path: folder of the panoptic pictures.
+            masks_path: folder of the panoptic PNGs.
             **kwargs: settings for this call, and `return_tensors` ("pt", also if not given, or "np"),
                 `input_data_format` and `data_format` ("channels_first" or "channels_last", of arrays and
                 tensors given, and of the pixel values returned), `device` (where the results go).
@@ -212,11 +212,11 @@ class DetrImageProcessor(BaseImageProcessor):
         if annotations is not None and len(annotations) != len(items):
             raise ValueError(f"one annotation per image is needed: {len(annotations)} for {len(items)} images")
 
-        pictures = [settings._read(item, f"images[{index}]") for index, item in enumerate(items)]
-        original_sizes = [(parts[0].height, parts[0].width) for parts in pictures]
+        images_parts = [settings._read(item, f"images[{index}]") for index, item in enumerate(items)]
+        original_sizes = [(parts[0].height, parts[0].width) for parts in images_parts]
         sizes = settings._resized_sizes(original_sizes)
         padded = largest_size(sizes, settings._pad_size()) if settings.do_pad else None
-        data: dict[str, Any] = {"pixel_values": settings._pixel_values(pictures, sizes, padded)}
+        data: dict[str, Any] = {"pixel_values": settings._pixel_values(images_parts, sizes, padded)}
         if padded is not None:
             data["pixel_mask"] = real_pixels(sizes, padded)
         if annotations is not None:
@@ -279,12 +279,12 @@ class DetrImageProcessor(BaseImageProcessor):
         return {*cls.valid_kwargs.__annotations__, *LEGACY_KEYWORDS, *FILE_KEYWORDS}
 
     def _apply(self, settings: Mapping[str, Any]) -> None:
-        """Take over settings; None means "as it is"."""
+        """Take over settings; None keeps the present value."""
         read = read_settings(settings, self._known_keywords(), self.size, self.default_to_square)
         for key, value in read.items():
             setattr(self, key, value)
 
-    def _read(self, item: Any, name: str) -> Picture:
+    def _read(self, item: Any, name: str) -> ImageParts:
         if not isinstance(item, (np.ndarray, Tensor)):
             return (load_image(item, name),)
         planes = array_planes(item, self.input_data_format, name)
@@ -310,17 +310,17 @@ class DetrImageProcessor(BaseImageProcessor):
         return size["height"], size["width"]
 
     def _pixel_values(
-        self, pictures: Sequence[Picture], sizes: Sequence[Size], padded: Size | None
+        self, images_parts: Sequence[ImageParts], sizes: Sequence[Size], padded: Size | None
     ) -> Tensor | list[Tensor]:
         """Resize, rescale and normalize each image straight into its place in the batch, several at a time."""
         batch: Tensor | list[Tensor]
         if padded is not None or len(set(sizes)) == 1:
-            batch = zeros((len(pictures), 3, *(padded or sizes[0])))
+            batch = zeros((len(images_parts), 3, *(padded or sizes[0])))
         else:
             batch = [zeros((3, *size)) for size in sizes]
         scale, shift = self._scale_and_shift()
 
-        def fill(place: Tensor, parts: Picture, size: Size) -> None:
+        def fill(place: Tensor, parts: ImageParts, size: Size) -> None:
             height, width = size
             bands = [band for part in parts for band in part.resize((width, height), resampling(self.resample)).split()]
             for channel, band in enumerate(bands):
@@ -328,11 +328,11 @@ class DetrImageProcessor(BaseImageProcessor):
                 np.multiply(np.asarray(band), scale[channel], out=plane)
                 plane += shift[channel]
 
-        if len(pictures) == 1:
-            fill(batch[0], pictures[0], sizes[0])
+        if len(images_parts) == 1:
+            fill(batch[0], images_parts[0], sizes[0])
         else:
-            with ThreadPoolExecutor(min(len(pictures), torch.get_num_threads())) as threads:
-                list(threads.map(fill, batch, pictures, sizes))
+            with ThreadPoolExecutor(min(len(images_parts), torch.get_num_threads())) as threads:
+                list(threads.map(fill, batch, images_parts, sizes))
         return batch
 
     def _scale_and_shift(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -352,7 +352,7 @@ class DetrImageProcessor(BaseImageProcessor):
         if AnnotationFormat(self.format) is AnnotationFormat.COCO_DETECTION:
             read = partial(detection_target, return_masks=bool(return_masks))
         elif masks_path is None:
-            raise ValueError("masks_path, the folder of the panoptic pictures, is needed for coco_panoptic")
+            raise ValueError("masks_path, the folder of the panoptic PNGs, is needed for coco_panoptic")
         else:
             read = partial(panoptic_target, masks_path=masks_path, return_masks=return_masks is not False)
         return [

@@ -9,13 +9,13 @@ from transformers import initialization as init
 
 
 def torch_default(layer: Any) -> None:
-    """What torch gives a fresh linear layer or convolution."""
+    """Initialize a linear layer or convolution as torch does."""
     init.kaiming_uniform_(layer.weight, a=5**0.5)
     torch_default_bias(layer)
 
 
 def torch_default_bias(layer: Any) -> None:
-    """What torch gives the bias of a fresh layer."""
+    """Initialize a bias as torch does."""
     if layer.bias is not None:
         bound = layer.weight[0].numel() ** -0.5
         init.uniform_(layer.bias, -bound, bound)

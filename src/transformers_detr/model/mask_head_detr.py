@@ -1,8 +1,8 @@
-"""Masks: where each decoded query looks in the memory, and from there a mask at a quarter of the image's resolution.
+"""Mask head: attention of each decoded query over the memory, and from it a mask at a quarter of the resolution.
 
-A few queries run at a time. What is the same for all queries of an image is computed once: convolution is linear, so
+A few queries run at a time. Terms shared by all queries of an image are computed once: convolution is linear, so
 the convolution of (image features, attention maps) is the sum of one over the features, which all queries share, and
-one over the query's own maps; likewise where finer features are added.
+one over the query's own maps; the same holds where finer features are added.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CPU_BYTES = 128 * 2**20
 """Memory for the queries that run at once on a CPU; with more it gets slower, since less of it stays in the cache."""
 
 GPU_BYTES = 2 * 2**30
-"""The same on a GPU, where it is also never more than half of what is free."""
+"""The same on a GPU, and never more than half of its free memory."""
 
 LIVE_COPIES = 4
 """Results of a layer that are alive together: the two that are summed, the sum, the norm."""
 
 
 class DetrAttentionMaps(nn.Module):
-    """Where queries look in the memory: attention without values, one softmax over all heads and cells.
+    """Attention maps of queries over the memory: no values, one softmax over all heads and cells.
 
     Args:
         width: Width `D`.
@@ -156,7 +156,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
     def _image_by_image(
         self, maps: Tensor, image: Tensor, features: list[Tensor], real: Sequence[Tensor], at_once: int | None
     ) -> Tensor:
-        """As `forward`, what lies behind each image being cut off first, as if it were alone."""
+        """Compute `forward` with the padding of each image cut off first, as if it were alone."""
         canvas = real[-1].shape[1:]
         masks = maps.new_full((len(maps), *canvas), NO_MASK)
         sizes = torch.stack([sizes_of_real_pixels(cells) for cells in real], dim=1).tolist()  # (B, 4, 2)
@@ -175,7 +175,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
     def _in_chunks(
         self, maps: Tensor, image: Tensor, features: list[Tensor], real: list[Tensor] | None, at_once: int | None
     ) -> Tensor:
-        """As `forward`, where `real` is `(B, 1, …)` for each level of `features`."""
+        """Compute `forward` in chunks; `real` is `(B, 1, …)` for each level of `features`."""
         shared = self._shared(features, real)
         if at_once is None and not torch.compiler.is_compiling():  # a compiler sees to memory itself
             at_once = _queries_at_once(shared)
@@ -190,7 +190,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
         return torch.cat(masks)
 
     def _shared(self, features: list[Tensor], real: list[Tensor] | None) -> list[Tensor]:
-        """What the images' features add to the results of layers 1, 3, 4 and 5, for all queries of an image alike."""
+        """Terms of the image features in the results of layers 1, 3, 4 and 5, shared by the queries of an image."""
         projected, *finer = features
         adapters = (self.adapter1, self.adapter2, self.adapter3)
         added = [projected, *(adapter(level) for adapter, level in zip(adapters, finer, strict=True))]
@@ -201,7 +201,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
         return [first, self.lay3(added[1]), self.lay4(added[2]), self.lay5(added[3])]
 
     def _masks(self, maps: Tensor, shared: list[Tensor], real: list[Tensor] | None) -> Tensor:
-        """Mask logits `(K, h', w')` of a few queries; what is shared, and which cells are real, is given for each."""
+        """Mask logits `(K, h', w')` of a few queries; the shared terms and the real cells are given for each."""
         cells, *finer_cells = real if real is not None else [None] * 4
         of_maps = self.lay1.weight[:, -maps.shape[1] :]
         hidden = functional.conv2d(maps, of_maps, padding=1) + shared[0]  # (K, D + heads, h, w)
@@ -293,7 +293,7 @@ def only_where_real(masks: Tensor, real: Tensor) -> Tensor:
 
 
 def confident_queries(logits: Tensor) -> Tensor:
-    """Which queries `(B, Q)`, bool, can survive the post-processing with a threshold of 0.5 or above.
+    """Select the queries `(B, Q)`, bool, that can survive the post-processing with a threshold of 0.5 or above.
 
     Args:
         logits: `(B, Q, C + 1)`, the last column for "no object".
@@ -307,7 +307,7 @@ def _of_images(part: Tensor, image: Tensor) -> Tensor:
 
 
 def _queries_at_once(shared: list[Tensor]) -> int:
-    """As many queries as memory allows, each needing what `shared` has, several times over."""
+    """Number of queries that memory allows; each needs several copies of the largest tensor of `shared`."""
     largest = max(part[0].numel() * part.element_size() for part in shared)
     available = CPU_BYTES
     if shared[0].is_cuda:

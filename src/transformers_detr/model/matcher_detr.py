@@ -1,4 +1,4 @@
-"""Matching: which query of an image answers for which of its objects."""
+"""Hungarian matching of the queries of an image with its objects."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 from .boxes_detr import cxcywh_to_xyxy, elementwise_generalized_box_iou
 from .targets_detr import Targets
 
-try:  # only training needs it; whoever runs this file from the Hub may not have it
+try:  # only training needs it; users of the model from the Hub may not have it
     from scipy.optimize import linear_sum_assignment
 except ImportError:
     linear_sum_assignment = None
 
 logger = logging.getLogger(__name__)
 
-# What a pair costs whose true cost is not a number: more than any sum of true costs, and small
+# Cost of a pair whose true cost is non-finite: more than any sum of true costs, and small
 # enough that float64 still tells true costs apart beside it.
 UNKNOWN_COST = 1e8
 
 
 @dataclass(frozen=True)
 class MatchingCosts:
-    """How much each difference between a prediction and an object counts in the matching."""
+    """Weight in the matching of each difference between a prediction and an object."""
 
     class_: float = 1.0
     bbox: float = 5.0

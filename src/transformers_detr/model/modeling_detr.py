@@ -42,7 +42,7 @@ from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
 
 
 class DetrBackbone(nn.Module):
-    """The backbone, one level deeper than it needs to be: the name that every stored checkpoint has for it.
+    """Wrapper of the backbone, kept for the names in stored checkpoints.
 
     Args:
         config: The model's configuration.
@@ -64,7 +64,7 @@ class DetrBackbone(nn.Module):
 
 
 class DetrBoxHead(nn.Module):
-    """A small perceptron from a decoded query to the four numbers of a box.
+    """Multilayer perceptron from a decoded query to a box.
 
     Args:
         width: Width `D`, also of the two hidden layers.
@@ -75,7 +75,7 @@ class DetrBoxHead(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 4)])
 
     def initialize(self) -> None:
-        """As torch does."""
+        """Initialize as torch does."""
         for layer in self.layers:
             torch_default(layer)
 
@@ -219,7 +219,7 @@ class DetrModel(DetrPreTrainedModel):
         Args:
             pixel_values: Normalized images, padded at the bottom and right, `(B, 3, H, W)`, in any float dtype.
             pixel_mask: 1 for real pixels, 0 for padding, `(B, H, W)`. None if nothing is padded, which spares all
-                work on masks; a mask of ones on the CPU is found out, on a GPU it is not looked at.
+                work on masks; a mask of ones is detected on the CPU but not on a GPU.
             decoder_attention_mask: 1 for queries that take part, `(B, Q)`.
             encoder_outputs: Used instead of running the encoder.
             inputs_embeds: Tokens of a square feature map, `(B, S, D)`, used instead of backbone and projection.
@@ -251,7 +251,7 @@ class DetrModel(DetrPreTrainedModel):
         return as_asked(output, return_dict, self.config)
 
     def is_exact(self, exact_padding: bool | None) -> bool:
-        """Whether padding is kept out, given the argument of the forward, which overrules the config."""
+        """Return whether padding is kept out; the argument of the forward overrules the config."""
         return bool(self.config.exact_padding if exact_padding is None else exact_padding)
 
     def _asked(self, output_attentions: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:

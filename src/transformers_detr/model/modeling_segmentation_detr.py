@@ -105,9 +105,9 @@ class DetrForSegmentation(DetrPreTrainedModel):
 
     @classmethod
     def from_detector(cls, detector: DetrForObjectDetection) -> DetrForSegmentation:
-        """Put fresh parts for masks on a trained detector, which is shared, not copied, and frozen.
+        """Add a fresh mask head to a trained detector, which is shared, not copied, and frozen.
 
-        This is how the original trains masks: first detection, then 25 epochs of these parts alone.
+        The original trains masks like this: first detection, then 25 epochs of the mask head alone.
         """
         with torch.device("meta"):
             model = cls(detector.config)
@@ -120,7 +120,7 @@ class DetrForSegmentation(DetrPreTrainedModel):
         return model
 
     def freeze_detector(self) -> None:
-        """Train nothing but the parts for masks."""
+        """Freeze all but the mask head."""
         self.detr.requires_grad_(False)
 
     def forward(

@@ -1,4 +1,4 @@
-"""What the models return, and what their parts hand to each other."""
+"""Outputs of the models, and values that their parts pass on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DetrObjectDetectionOutput(ModelOutput):
 
 
 class EncodedImages(NamedTuple):
-    """What the first half of the model hands to the second.
+    """Result of the first half of the model, input of the second.
 
     Attributes:
         memory: Encoded tokens with their hidden states and maps, if asked for.
@@ -79,7 +79,7 @@ class EncodedImages(NamedTuple):
 
 
 class Detected(NamedTuple):
-    """What detection and segmentation have in common.
+    """Results that detection and segmentation share.
 
     Attributes:
         encoded: Result of the first half.

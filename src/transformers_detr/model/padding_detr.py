@@ -118,7 +118,7 @@ def real_pixels(sizes: Sequence[Size], padded: Size) -> Tensor:
 
 
 def stack_padded(tensors: Sequence[Tensor], padded: Size, value: float = 0) -> Tensor:
-    """Stack tensors `(..., h, w)`, equal but for h and w, to `(B, ..., H, W)`; what is missing becomes `value`."""
+    """Stack tensors `(..., h, w)`, equal but for h and w, to `(B, ..., H, W)`; padding becomes `value`."""
     shape, first = (len(tensors), *tensors[0].shape[:-2], *padded), tensors[0]
     if first.device.type == "cpu" and first.dtype == torch.float32 and value == 0:
         batch = zeros(shape)
@@ -131,7 +131,7 @@ def stack_padded(tensors: Sequence[Tensor], padded: Size, value: float = 0) -> T
 
 @dataclass(frozen=True)
 class PreparedSize:
-    """The (height, width) of a photograph that remembers how large it was, without padding, for the model."""
+    """(height, width) of an original image, with its size for the model, without padding."""
 
     height: int
     width: int
@@ -142,7 +142,7 @@ class PreparedSize:
 
 
 class DetrBatch(BatchFeature):
-    """What the processor returns: `pixel_values`, `pixel_mask`, perhaps `labels`.
+    """Output of the processor: `pixel_values`, `pixel_mask`, perhaps `labels`.
 
     The pipelines of transformers prepare each image alone, note its size in its batch as `target_size` and
     later concatenate the batches with `torch.cat`, which fails where sizes differ (stock: RuntimeError). So

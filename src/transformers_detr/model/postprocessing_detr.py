@@ -43,8 +43,8 @@ def post_process_object_detection(
         outputs: Has `logits (B, Q, C + 1)` and `pred_boxes (B, Q, 4)`.
         threshold: Detections must score above it. A negative one keeps all queries.
         target_sizes: See `image_sizes`: the size that each image's boxes shall refer to, usually that of the
-            original photograph. If not given, boxes stay relative.
-        top_k: At most so many detections per image, best first. If not given, all, in the order of queries.
+            original image. If not given, boxes stay relative.
+        top_k: Largest number of detections per image, best first. If not given, all, in the order of queries.
 
     Returns:
         For each image `scores (N,)`, `labels (N,)` and `boxes (N, 4)`, xyxy in pixels, not rounded and not

@@ -23,7 +23,7 @@ NO_SEGMENT = 0
 """Value of pixels without a segment in every segmentation map; also COCO's "void"."""
 
 CLASSES_AT_ONCE = 16
-"""Classes scored at once: bounds the memory that all classes of a photograph together would take."""
+"""Classes scored at once: bounds the memory that all classes of an image together would take."""
 
 
 class SegmentInfo(TypedDict):
@@ -240,10 +240,10 @@ def segments_to_coco(segments: Segments, image_id: int, file_name: str) -> tuple
     Args:
         segments: Result of a panoptic function for one image; its classes must be the dataset's categories.
         image_id: The dataset's id of the image.
-        file_name: Name under which the picture will be saved, a PNG.
+        file_name: Name of the PNG.
 
     Returns:
-        The picture `(H, W, 3)`, bytes, and the image's entry of "annotations": besides `image_id` and
+        The PNG's pixels `(H, W, 3)`, uint8, and the image's entry of "annotations": besides `image_id` and
         `file_name`, `segments_info` with `id`, `category_id`, `area`, `bbox` (left, top, width, height) and
         `iscrowd`.
     """
@@ -318,7 +318,7 @@ def _give_to_first(owner: Tensor, labels: Tensor, classes: frozenset[int]) -> Te
 
 
 def _argmax(masks: Tensor) -> Tensor:
-    """Which of the masks `(K, H, W)` is highest at each pixel `(H, W)`; all 0 if there are none."""
+    """Index of the highest of the masks `(K, H, W)` at each pixel, `(H, W)`; all 0 without masks."""
     return masks.argmax(0) if len(masks) else masks.new_zeros(masks.shape[1:], dtype=torch.long)
 
 

@@ -1,4 +1,4 @@
-"""What the DETR models share: loading, saving, initialization."""
+"""Base of the DETR models: loading, saving, initialization."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .backbone_detr import DetrConvEncoder
 from .configuration_detr import DetrConfig
 
 LEARNED_POSITIONS = r"backbone\.position_embedding\."
-"""Where transformers 4 has learned positions."""
+"""Name of learned positions in transformers 4."""
 
 
 class DetrPreTrainedModel(PreTrainedModel):
-    """What the DETR models share: loading, saving, initialization.
+    """Base of the DETR models: loading, saving, initialization.
 
     Modules bear the names of 2021 (`model.backbone.conv_encoder.model.conv1.weight`, `…fc1`, `…out_proj`), which
     every checkpoint on the Hub and every file that stock transformers writes has. Stock transformers 5 renames
@@ -43,7 +43,7 @@ class DetrPreTrainedModel(PreTrainedModel):
 
     @property
     def supports_exact_padding(self) -> bool:
-        """Whether this model's backbone allows `exact_padding=True` for images of different sizes."""
+        """Return whether this model's backbone allows `exact_padding=True` for images of different sizes."""
         encoder = next(module for module in self.modules() if isinstance(module, DetrConvEncoder))
         return encoder.supports_exact_padding
 
@@ -55,14 +55,14 @@ class DetrPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def get_init_context(cls, *args: Any, **kwargs: Any) -> list[Any]:
-        """What surrounds the building of a model that is to be loaded; no value is drawn that would be replaced."""
+        """Contexts for building a model that is then loaded; skips random values that would be replaced."""
         return [*super().get_init_context(*args, **kwargs), init.no_init_weights()]
 
     @staticmethod
     def _load_pretrained_model(
         model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Put tensors that fit as they are straight in their places, and leave the others to the base class.
+        """Put tensors that fit unchanged straight in their places, and leave the others to the base class.
 
         The names in memory are the stored ones, so this is nearly every tensor; the base class compiles a pattern for
         each of them, which takes it longer than all the rest of loading. It also makes each of them trainable; what
@@ -111,7 +111,7 @@ class DetrPreTrainedModel(PreTrainedModel):
 
 
 def _is_plain(model: nn.Module, checkpoint_files: list[str] | None, load_config: Any) -> bool:
-    """Whether weights are asked for as they are stored and named, in the memory of this machine."""
+    """Return whether weights are wanted with stored names and dtypes, in the memory of this machine."""
     renamed = [pattern for mapping in load_config.weight_mapping or [] for pattern in mapping.source_patterns]
     names = "\n".join(model.state_dict())
     return (

@@ -13,7 +13,7 @@ from .resize_detr import SizeDict, read_size
 DEGENERATE_BOXES = ("drop", "refuse")
 LEGACY_KEYWORDS = ("max_size", "pad_and_return_pixel_mask")
 FILE_KEYWORDS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
-"""What files hold besides settings."""
+"""Keys of files that are no settings."""
 
 
 def read_settings(
@@ -22,7 +22,7 @@ def read_settings(
     """Read settings in any of their forms.
 
     Args:
-        given: by keyword; what is None is left out, and so are `FILE_KEYWORDS`.
+        given: by keyword; None is left out, and so are `FILE_KEYWORDS`.
         known: the keywords that exist.
         size: the size so far, in which a bare `max_size` replaces the longest edge.
         default_to_square: whether a bare number as size means a square, if `given` does not say it.

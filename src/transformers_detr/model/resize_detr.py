@@ -142,7 +142,7 @@ def image_sizes(sizes: Tensor | Sequence[Any], count: int, name: str = "target_s
 def optional_sizes(
     sizes: Tensor | Sequence[Any] | None, count: int, name: str = "target_sizes"
 ) -> list[Size] | list[None]:
-    """As `image_sizes`; where no sizes are given, None for each image."""
+    """Read sizes as `image_sizes` does; without sizes, return None for each image."""
     return [None] * count if sizes is None else image_sizes(sizes, count, name)
 
 
@@ -164,7 +164,7 @@ def without_padding(masks: Tensor, size: Size) -> Tensor:
 
 
 def resize_masks(masks: Tensor, size: Size | None) -> Tensor:
-    """Masks `(K, h, w)` at another size, bilinear; as they are if no size is given or there are none."""
+    """Resize masks `(K, h, w)`, bilinear; without a size, return them unchanged."""
     if size is None:
         return masks
     if len(masks) == 0:

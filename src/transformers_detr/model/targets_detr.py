@@ -1,6 +1,6 @@
 """Targets: the labels of a batch, checked once on the host and laid one after another.
 
-Whoever holds a `Targets` need check nothing again: the matcher and the loss rely on it.
+A `Targets` needs no further checks: the matcher and the loss rely on it.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _pad_masks(
 
 
 def _name(labels: Sequence[Mapping[str, Tensor]], index: int) -> str:
-    """How to call an image in an error: its place in the batch and, where known, its id."""
+    """Name an image in errors: its place in the batch and, where known, its id."""
     if "image_id" not in labels[index]:
         return f"labels[{index}]"
     image_id = labels[index]["image_id"]

@@ -21,7 +21,7 @@ from .initialization_detr import torch_default_bias, xavier
 
 
 class Attended(NamedTuple):
-    """What an encoder or decoder returns.
+    """Result of an encoder or decoder.
 
     Attributes:
         last_hidden_state: `(B, tokens, D)`.
@@ -307,7 +307,7 @@ class DetrEncoder(nn.Module):
 class DetrDecoder(nn.Module):
     """A stack of decoder layers and the norm in front of the heads.
 
-    Each layer's output is normed for the heads only; the next layer receives it as it is, so asking for
+    Each layer's output is normed for the heads only; the next layer receives it without the norm, so asking for
     intermediate states never changes the predictions (stock transformers feeds the normed output on).
 
     Args:
