@@ -126,7 +126,7 @@ def test_mistakes_are_named(folder, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"")
     for more, message in (
         ([], "a video needs a folder for results"),
-        ([str(tmp_path / "photo.png"), "-o", str(tmp_path)], "runs of their own, got"),
+        ([str(tmp_path / "photo.png"), "-o", str(tmp_path)], "separate runs, got"),
         ([str(folder / "absent.mp4"), "-o", str(tmp_path)], "absent.mp4: there is no such file"),
         (["--resume", "--overwrite", "-o", str(tmp_path)], "exclude each other"),
     ):

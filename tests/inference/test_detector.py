@@ -181,7 +181,7 @@ def test_model_in_training_mode_detects_all_the_same(detector, pictures):
     assert_same(detector(pictures[0], threshold=0), expected, tolerance=0)
 
 
-def test_kept_images_are_the_upright_pictures(detector, tmp_path):
+def test_kept_images_are_the_upright_images(detector, tmp_path):
     path = tmp_path / "a.png"
     picture(90, 60).save(path)
     found = detector(path, threshold=0, keep_images=True)

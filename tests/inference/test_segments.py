@@ -55,7 +55,7 @@ def test_renumbering():
     assert renumber(IDS, []).dtype == np.int32
 
 
-def test_drawing_needs_the_upright_picture():
+def test_drawing_needs_the_upright_image():
     with pytest.raises(ValueError, match="keep_images=True"):
         made().draw()
     with pytest.raises(ValueError, match=r"\(3, 4\) .* got \(4, 3\); is it upright"):

@@ -57,7 +57,7 @@ def test_urls_are_kept_and_named_by_their_last_part():
     urls = ["https://example.org/a/caf%C3%A9%20x.jpg?size=2", "http://example.org/", "https://example.org/b/.%2e/y"]
     sources = gather_sources(urls, False)
     assert [source.location for source in sources] == urls
-    assert [source.picture for source in sources] == ["café_x.jpg", "picture.png", "y.png"]
+    assert [source.output_name for source in sources] == ["café_x.jpg", "image.png", "y.png"]
 
 
 @pytest.mark.parametrize("entry", ["missing.jpg", "photos/*.xyz", "missing/*"])
@@ -69,7 +69,7 @@ def test_nothing_of_this_name(photos, entry):
 def test_folder_without_pictures_suggests_recursive(photos):
     for name in ["10.jpg", "9.PNG", "b.tif"]:
         (photos / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no pictures in photos .*--recursive"):
+    with pytest.raises(FileNotFoundError, match=r"no images in photos .*--recursive"):
         gather_sources(["photos"], False)
 
 
@@ -77,10 +77,10 @@ def test_annotated_names_mirror_the_inputs_and_are_unique(photos):
     for name in ["a.jpg", "in/a.jpg", "a.gif", "a.png", "A.PNG", "a-2.png"]:
         (photos / name).touch()
     inputs = ["photos/a.jpg", "photos/in/a.jpg", "photos/a.gif", "photos/a.png", "photos/A.PNG", "photos/a-2.png"]
-    names = [source.picture for source in gather_sources(inputs, False)]
+    names = [source.output_name for source in gather_sources(inputs, False)]
     assert names == ["a.jpg", "a-2.jpg", "a.png", "a-2.png", "A-3.PNG", "a-2-2.png"]
     assert len({name.casefold() for name in names}) == len(names)
-    deep = {source.location: source.picture for source in gather_sources(["photos"], True)}
+    deep = {source.location: source.output_name for source in gather_sources(["photos"], True)}
     assert deep[str(photos / "in/deep/c.bmp")] == "in/deep/c.png"
 
 

@@ -126,7 +126,7 @@ def _targets(sources: list[Source], output: Path) -> list[Path]:
         if len(sources) > 1:
             raise ValueError(f"{len(sources)} images need a folder, --output names the file {output}")
         return [output] * len(sources)
-    names = [Path(source.picture) for source in sources]
+    names = [Path(source.output_name) for source in sources]
     return [output / name.with_name(f"{name.stem}-explained.png") for name in names]
 
 

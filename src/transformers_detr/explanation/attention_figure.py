@@ -196,7 +196,7 @@ def _line(text: str, size: int, width: int, ink: tuple[int, int, int] = INK) -> 
 
 
 def _stack(images: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
-    """Pictures one below the other."""
+    """Stack images vertically."""
     height = sum(image.height for image in images) + gap * (len(images) - 1)
     stack = Image.new("RGB", (max(image.width for image in images), height), "white")
     top = 0

@@ -132,7 +132,7 @@ class Checkpoint:
 
     @property
     def label_ids_to_fuse(self) -> list[int] | None:
-        """Ids of stuff, of which a picture has one segment per class; None without a mask head."""
+        """Ids of stuff, of which an image has one segment per class; None without a mask head."""
         return list(COCO_STUFF_IDS) if self.segmentation else None
 
 

@@ -148,7 +148,7 @@ def _record(output_format: OutputFormat, source: Source, outcome: Any, output: P
     record["height"], record["width"] = outcome.image_size
     record |= output_format.record(source, outcome, output)
     if output is not None and outcome.image is not None:
-        record["annotated"] = save_image(outcome.draw(), output, f"{ANNOTATED}/{source.picture}")
+        record["annotated"] = save_image(outcome.draw(), output, f"{ANNOTATED}/{source.output_name}")
     return record
 
 

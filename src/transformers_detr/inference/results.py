@@ -17,7 +17,7 @@ from PIL import Image
 
 from transformers_detr.atomic_io import atomic_file
 from transformers_detr.model.image_io_detr import URL_SCHEMES, load_image
-from transformers_detr.visualization.annotate import upright_picture
+from transformers_detr.visualization.annotate import upright_image
 
 SAVE_FORMATS = {
     ".bmp": "BMP",
@@ -97,7 +97,7 @@ class ImageResult(ABC):
             image = self.image
         if image is None and self.source is not None:
             image = load_image(self.source)
-        return self._draw_on(upright_picture(image, None, self._size()))
+        return self._draw_on(upright_image(image, None, self._size()))
 
     def save(self, path: str | Path, image: Image.Image | None = None) -> None:
         """Save the annotated image, with an atomic write.

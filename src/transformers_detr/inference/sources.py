@@ -1,4 +1,4 @@
-"""What the user names on the command line → the pictures to work on, in a fixed order."""
+"""Sources: files, folders, patterns and URLs → the images to work on, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ VIDEO_ENDINGS = frozenset({".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpe
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to work on.
+    """One image to work on.
 
     Attributes:
         location: Its path or URL.
-        picture: Where its annotated copy goes, relative to their folder; no other source has the same.
+        output_name: Path of its annotated copy in the output folder; unique.
         image_id: Its id in COCO files: the number that its file name is, as COCO does it, if all names are
             different numbers; else its place in the order, from 1.
     """
 
     location: str
-    picture: str
+    output_name: str
     image_id: int
 
 
 def gather_sources(inputs: Sequence[str], recursive: bool, leave_out: Sequence[Path] = ()) -> list[Source]:
-    """List the pictures that files, folders, glob patterns and URLs name.
+    """List the images that files, folders, glob patterns and URLs name.
 
-    Folders give the files whose ending is a picture's, sorted by name, numbers by their value. Files that are
+    Folders give the files with an image suffix, sorted by name, numbers by their value. Files that are
     named outright are taken whatever their ending. Nothing is taken twice.
 
     Args:
@@ -49,7 +49,7 @@ def gather_sources(inputs: Sequence[str], recursive: bool, leave_out: Sequence[P
         The sources, in the order of `inputs`.
 
     Raises:
-        FileNotFoundError: An input names nothing, or all of them no picture.
+        FileNotFoundError: An input names nothing, or none of them an image.
     """
     names: dict[str, str] = {}
     for entry in inputs:
@@ -57,10 +57,10 @@ def gather_sources(inputs: Sequence[str], recursive: bool, leave_out: Sequence[P
             names.setdefault(location, name)
     if not names:
         deeper = "" if recursive else " (folders within folders are searched with --recursive)"
-        raise FileNotFoundError(f"no pictures in {', '.join(inputs)}{deeper}")
-    pictures = _unique_names(list(names.values()))
+        raise FileNotFoundError(f"no images in {', '.join(inputs)}{deeper}")
+    output_names = _unique_names(list(names.values()))
     ids = _image_ids(list(names.values()))
-    return [Source(*parts) for parts in zip(names, pictures, ids, strict=True)]
+    return [Source(*parts) for parts in zip(names, output_names, ids, strict=True)]
 
 
 def gather_videos(inputs: Sequence[str]) -> list[Path]:
@@ -78,7 +78,7 @@ def gather_videos(inputs: Sequence[str]) -> list[Path]:
     paths = [Path(location) for entry in inputs if _may_be_video(entry) for location, _ in _expand(entry, False, ())]
     if paths and not all(map(_may_be_video, inputs)):
         other = next(entry for entry in inputs if not _may_be_video(entry))
-        raise ValueError(f"pictures and videos go into runs of their own, got {other} beside {paths[0]}")
+        raise ValueError(f"images and videos need separate runs, got {other} beside {paths[0]}")
     return list(dict.fromkeys(paths))
 
 
@@ -87,7 +87,7 @@ def _may_be_video(entry: str) -> bool:
 
 
 def _expand(entry: str, recursive: bool, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Yield (location, name) of each picture of one input; the name is relative to what was named."""
+    """Yield (location, name) of each image of one input; the name is relative to what was named."""
     if entry.startswith(URL_PREFIXES):
         yield entry, _url_name(entry)
         return
@@ -106,7 +106,7 @@ def _expand(entry: str, recursive: bool, leave_out: Sequence[Path]) -> Iterator[
 
 
 def _pictures_in(folder: Path, recursive: bool, leave_out: Sequence[Path]) -> list[Path]:
-    """List the visible pictures of a folder, by their ending."""
+    """List the visible images of a folder, by their suffix."""
     files = [
         path
         for path in folder.glob("**/*" if recursive else "*")
@@ -126,11 +126,11 @@ def _natural(text: str) -> tuple[list[tuple[int, str]], str]:
 
 def _url_name(url: str) -> str:
     name = re.sub(r"[^\w.-]+", "_", PurePosixPath(unquote(urlsplit(url).path)).name)
-    return name.lstrip(".") or "picture"
+    return name.lstrip(".") or "image"
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
-    """Give every annotated picture a name of its own: JPEG stays JPEG, the rest becomes PNG."""
+    """Return a unique name for each annotated image: JPEG stays JPEG, the rest becomes PNG."""
     taken: set[str] = set()
     unique = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Videos: their frames as upright pictures with times, and copies with other pictures and the same sound."""
+"""Videos: frames as upright images with times, and annotated copies with the same sound."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class VideoFrame:
     Attributes:
         number: Its place, from 0.
         time: When it is shown, in seconds.
-        image: The upright RGB picture; its pixels are converted when it is asked for.
+        image: The upright RGB image, converted on access.
     """
 
     number: int
@@ -47,7 +47,7 @@ class VideoFrame:
 
     @property
     def image(self) -> Image.Image:
-        """The upright RGB picture."""
+        """The upright RGB image."""
         image: Image.Image = self._frame.to_image()
         turn = _TURNS.get(self._frame.rotation % 360)
         return image if turn is None else image.transpose(turn)
@@ -111,12 +111,12 @@ def write_copy(
     draw: Callable[[VideoFrame], Image.Image],
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a copy of a video with other pictures: every frame at its time, and the sound as it is, not encoded anew.
+    """Write a copy of a video with redrawn frames at the same times. The sound is copied without re-encoding.
 
     Args:
         path: The video.
         target: The file to write, with an ending out of `KEEP_CONTAINER`; it appears when it is complete.
-        draw: Gives the RGB picture in place of a frame, of its size.
+        draw: Returns the RGB image of a frame, of the same size.
         progress: Called after each frame.
 
     Raises:
@@ -174,7 +174,7 @@ def _frames_and_sound(packets: Iterator[Any]) -> Iterator[Any]:
 
 
 def _add_video(copy: Any, video: Any, size: tuple[int, int]) -> Any:
-    """Add the stream of pictures: H.264, with the source's clock."""
+    """Add the video stream: H.264, with the source's clock."""
     written = copy.add_stream("libx264", rate=video.average_rate or video.guessed_rate or 25, options=QUALITY)
     written.width, written.height = size
     written.pix_fmt = "yuv420p"
@@ -185,21 +185,21 @@ def _add_video(copy: Any, video: Any, size: tuple[int, int]) -> Any:
     return written
 
 
-def _encodable(picture: Image.Image, frame: VideoFrame) -> Any:
-    """A picture as the encoder takes it, at the time of a frame."""
-    encodable = av.VideoFrame.from_image(picture).reformat(
+def _encodable(image: Image.Image, frame: VideoFrame) -> Any:
+    """Return an image as the encoder takes it, at the time of a frame."""
+    encodable = av.VideoFrame.from_image(image).reformat(
         format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
     )
     encodable.pts, encodable.time_base = frame._frame.pts, frame._frame.time_base
     return encodable
 
 
-def _even(picture: Image.Image) -> Image.Image:
-    """A picture whose sides are even, as H.264 wants them: the last column or row is repeated."""
-    width, height = picture.size
+def _even(image: Image.Image) -> Image.Image:
+    """Return an image with even sides, as H.264 needs: the last column or row is repeated."""
+    width, height = image.size
     if width % 2 == height % 2 == 0:
-        return picture
+        return image
     even = Image.new("RGB", (width + width % 2, height + height % 2))
-    even.paste(picture, (width % 2, height % 2))
-    even.paste(picture, (0, 0))
+    even.paste(image, (width % 2, height % 2))
+    even.paste(image, (0, 0))
     return even

@@ -122,8 +122,8 @@ def draw_segments(
     return canvas
 
 
-def upright_picture(given: Image.Image | None, kept: Image.Image | None, image_size: tuple[int, int]) -> Image.Image:
-    """Choose the picture that results are drawn on.
+def upright_image(given: Image.Image | None, kept: Image.Image | None, image_size: tuple[int, int]) -> Image.Image:
+    """Choose the image that results are drawn on.
 
     Args:
         given: The one that the caller gives, which comes first.
@@ -133,15 +133,15 @@ def upright_picture(given: Image.Image | None, kept: Image.Image | None, image_s
     Raises:
         ValueError: There is neither, or its size is another.
     """
-    picture = kept if given is None else given
-    if picture is None:
+    image = kept if given is None else given
+    if image is None:
         raise ValueError("draw needs the image: give it, or keep it with keep_images=True")
-    if (picture.height, picture.width) != image_size:
+    if (image.height, image.width) != image_size:
         raise ValueError(
             f"image must have the size (height, width) {image_size} that the results refer to,"
-            f" got {(picture.height, picture.width)}; is it upright (PIL.ImageOps.exif_transpose)?"
+            f" got {(image.height, image.width)}; is it upright (PIL.ImageOps.exif_transpose)?"
         )
-    return picture
+    return image
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 3, gap: int = 8) -> Image.Image:
