@@ -1,4 +1,4 @@
-"""The command `detr`, one file per verb. What is heavy is imported where a verb needs it."""
+"""The command `detr`, one file per subcommand. Each subcommand imports heavy packages when it runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers_detr.cli.detect import detect
 from transformers_detr.cli.evaluate import evaluate
 from transformers_detr.cli.explain import explain
 from transformers_detr.cli.export import export
+from transformers_detr.cli.help import Command, Group
 from transformers_detr.cli.push import push
 from transformers_detr.cli.scenes import scenes
 from transformers_detr.cli.segment import segment
@@ -22,24 +23,21 @@ from transformers_detr.cli.train import train
 
 app = typer.Typer(
     name="detr",
+    cls=Group,
     help="Object detection and segmentation with DETR.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
-app.command()(detect)
-app.command()(segment)
-app.command()(train)
-app.command()(evaluate)
-app.command()(export)
-app.command()(benchmark)
-app.command()(explain)
-app.command()(check)
-app.command()(scenes)
-app.command()(push)
-app.command()(serve)
+PANELS = {
+    "Use a model": (demo, detect, segment, explain, serve),
+    "Train and measure": (check, scenes, train, evaluate),
+    "Ship": (export, benchmark, push),
+}
+for panel, functions in PANELS.items():
+    for function in functions:
+        app.command(cls=Command, rich_help_panel=panel)(function)
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,4 +57,4 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="detr")

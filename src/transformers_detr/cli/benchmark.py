@@ -15,24 +15,59 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME|DIR", help="Name on the Hub, or a folder.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", rich_help_panel="Model", metavar="NAME|DIR", help="Name on the Hub, or a folder."
+        ),
+    ],
     images: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="Images or folders to run on.", show_default="one generated, 640x480"),
+        typer.Option(
+            rich_help_panel="Measurement",
+            metavar="PATH",
+            help="Images or folders to run on.",
+            show_default="one generated, 640x480",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", metavar="N", min=1, help="Images in a batch.")] = 1,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs of each option.")] = 5,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", "-b", rich_help_panel="Measurement", metavar="N", min=1, help="Images in a batch."
+        ),
+    ] = 1,
+    repeats: Annotated[
+        int, typer.Option(rich_help_panel="Measurement", metavar="N", min=1, help="Timed runs of each option.")
+    ] = 5,
     threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Number of CPU threads.", show_default="PyTorch's default")
+        int | None,
+        typer.Option(
+            rich_help_panel="Measurement",
+            metavar="N",
+            min=1,
+            help="Number of CPU threads.",
+            show_default="PyTorch's default",
+        ),
     ] = None,
     exported: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder that detr export wrote.", show_default="a temporary export"),
+        typer.Option(
+            rich_help_panel="Model",
+            metavar="DIR",
+            help="Folder that detr export wrote.",
+            show_default="a temporary export",
+        ),
     ] = None,
-    compiled: Annotated[bool, typer.Option(help="Whether to try torch.compile, which takes a minute.")] = True,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="JSON for the results.")] = None,
+    compiled: Annotated[
+        bool, typer.Option(rich_help_panel="Measurement", help="Whether to try torch.compile, which takes a minute.")
+    ] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", rich_help_panel="Output", metavar="FILE", help="JSON for the results."),
+    ] = None,
     revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")
+        str | None,
+        typer.Option(rich_help_panel="Model", metavar="NAME", help="Branch, tag or commit of the model on the Hub."),
     ] = None,
 ) -> None:
     """Time the ways to run a model on this machine, and recommend one.

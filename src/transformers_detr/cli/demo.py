@@ -25,7 +25,9 @@ MATCH_IOU = 0.5
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")] = Path("detr-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to create.")] = Path(
+        "detr-demo"
+    ),
     scene: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the scene.")] = 13,
 ) -> None:
     """Detect the objects of a generated scene with the bundled model, offline and within seconds.

@@ -41,6 +41,7 @@ def detect(
         typer.Option(
             "--threshold",
             "-t",
+            rich_help_panel="Detection",
             metavar="SCORE",
             min=0,
             max=1,
@@ -55,9 +56,14 @@ def detect(
     revision: Revision = None,
     recursive: Recursive = False,
     stride: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Look at every N-th frame of a video.", show_default="1")
+        int | None,
+        typer.Option(
+            rich_help_panel="Videos", metavar="N", min=1, help="Look at every N-th frame of a video.", show_default="1"
+        ),
     ] = None,
-    track: Annotated[bool, typer.Option("--track", help="Track objects through a video.")] = False,
+    track: Annotated[
+        bool, typer.Option("--track", rich_help_panel="Videos", help="Track objects through a video.")
+    ] = False,
     images: SaveImages = True,
     resume: Resume = False,
     overwrite: Overwrite = False,

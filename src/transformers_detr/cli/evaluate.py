@@ -25,43 +25,74 @@ def _number_or_queries(text: str) -> str:
 
 
 def evaluate(
-    data: Annotated[str, typer.Option("--data", "-d", metavar="DATASET", help=DATASET_HELP)],
+    data: Annotated[str, typer.Option("--data", "-d", rich_help_panel="Data", metavar="DATASET", help=DATASET_HELP)],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Name on the Hub, or a folder.")
+        str | None,
+        typer.Option("--model", "-m", rich_help_panel="Model", metavar="MODEL", help="Name on the Hub, or a folder."),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Score this file instead: predictions.jsonl, or COCO results (.json)."),
+        typer.Option(
+            rich_help_panel="Model",
+            metavar="FILE",
+            help="Score this file instead: predictions.jsonl, or COCO results (.json).",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for predictions and report.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", rich_help_panel="Output", metavar="DIR", help="Folder for predictions and report."
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split of the dataset.", show_default="val, or the only one")
+        str | None,
+        typer.Option(
+            rich_help_panel="Data", metavar="NAME", help="Split of the dataset.", show_default="val, or the only one"
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")] = 4,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", rich_help_panel="Model", metavar="N", min=1, help="Images per batch.")
+    ] = 4,
     padding: Annotated[
         Padding,
-        typer.Option(help="exact: same result at any batch size; original: as the original implementation pads."),
+        typer.Option(
+            rich_help_panel="Padding",
+            metavar="exact|original",
+            help="exact: same result at any batch size; original: as the original implementation pads.",
+        ),
     ] = "exact",
     check_padding: Annotated[
-        bool, typer.Option("--check-padding", help="Compare each image alone and in its batch, under both paddings.")
+        bool,
+        typer.Option(
+            "--check-padding",
+            rich_help_panel="Padding",
+            help="Compare each image alone and in its batch, under both paddings.",
+        ),
     ] = False,
     max_detections: Annotated[
         str,
         typer.Option(
+            rich_help_panel="Metrics",
             metavar="N|queries",
-            help="How many detections count per image and class, best first.",
+            help="Largest number of detections per image and class, highest scores first.",
             callback=_number_or_queries,
         ),
     ] = "100",
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Score for the confusion matrix.", show_default="that of the best F1"),
+        typer.Option(
+            rich_help_panel="Metrics",
+            metavar="SCORE",
+            min=0,
+            max=1,
+            help="Score for the confusion matrix.",
+            show_default="the score with the best F1",
+        ),
     ] = None,
     panoptic: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel="Data",
             metavar="FILE",
             help="COCO's panoptic JSON.",
             show_default="the one beside the instances file",
@@ -69,30 +100,48 @@ def evaluate(
             dir_okay=False,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(rich_help_panel="Data", metavar="N", min=1, help="Only the first N images.")
+    ] = None,
     size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", min=16, help="Shorter side.", show_default="as the model says")
+        int | None,
+        typer.Option(
+            rich_help_panel="Model",
+            metavar="PIXELS",
+            min=16,
+            help="Resize the shorter side to PIXELS.",
+            show_default="the model's",
+        ),
     ] = None,
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
     precision: PrecisionName = None,
     revision: Revision = None,
-    data_name: Annotated[str | None, typer.Option(metavar="TEXT", help="Dataset's name for the model card.")] = None,
-    data_revision: Annotated[str | None, typer.Option(metavar="TEXT", help="Dataset's version for the card.")] = None,
-    coco_results: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the detections as COCO results, with the class ids used.")
+    data_name: Annotated[
+        str | None,
+        typer.Option(rich_help_panel="Model card", metavar="TEXT", help="Name of the dataset."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in DIR.")] = False,
+    data_revision: Annotated[
+        str | None, typer.Option(rich_help_panel="Model card", metavar="TEXT", help="Version of the dataset.")
+    ] = None,
+    coco_results: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel="Output",
+            metavar="FILE",
+            help="Write the detections as COCO results, with the class ids used.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", rich_help_panel="Output", help="Resume the run in DIR.")] = False,
 ) -> None:
     """Measure average precision, and panoptic quality, on a labeled dataset.
 
     Every query counts, boxes keep their fractions, and no score threshold is applied. With --output, DIR
-    receives predictions.jsonl (written as the run goes on), metrics.json, per_class.csv, report.html and more.
-    Several processes share the work with `torchrun --nproc-per-node N --no-python detr evaluate …`.
+    receives predictions.jsonl (written during the run), metrics.json, per_class.csv, report.html and more.
+    For several processes, use `torchrun --nproc-per-node N --no-python detr evaluate …`.
 
-    An image that cannot be read is named and counts as one in which nothing was found; the exit status is
-    then 1.
+    An image that cannot be read is reported and counts as an image without detections; the exit status is then 1.
     """
     if (model is None) == (predictions is None):
         raise typer.BadParameter("give either --model or --predictions")

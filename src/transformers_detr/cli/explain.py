@@ -30,29 +30,50 @@ def explain(
     ] = None,
     model: Model = "facebook/detr-resnet-50",
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE|DIR", help="Image to write, or folder for several.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            rich_help_panel="Output",
+            metavar="FILE|DIR",
+            help="Image to write, or folder for several.",
+        ),
     ] = Path(),
     queries: Annotated[
         str | None,
-        typer.Option(metavar="DATASET|FOLDER", help="Instead, draw the boxes that each query predicts over a dataset."),
+        typer.Option(
+            rich_help_panel="Queries",
+            metavar="DATASET|FOLDER",
+            help="Instead, draw the boxes that each query predicts over a dataset.",
+        ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", "-t", metavar="SCORE", min=0, max=1, help="Minimum score.")
+        float,
+        typer.Option(
+            "--threshold", "-t", rich_help_panel="Figure", metavar="SCORE", min=0, max=1, help="Minimum score."
+        ),
     ] = 0.7,
     points: Annotated[
         list[str] | None,
         typer.Option(
             "--point",
+            rich_help_panel="Figure",
             metavar="X,Y",
             help="Show the encoder self-attention of this point, relative to width and height, such as 0.5,0.25. Repeat"
             " for several points.",
             show_default="the centers of the objects with the highest scores",
         ),
     ] = None,
-    max_objects: Annotated[int, typer.Option(metavar="N", min=1, help="Largest number of objects in a figure.")] = 12,
-    layer: Annotated[int, typer.Option(metavar="N", help="Layer of decoder and encoder; -1 is the last one.")] = -1,
+    max_objects: Annotated[
+        int, typer.Option(rich_help_panel="Figure", metavar="N", min=1, help="Largest number of objects in a figure.")
+    ] = 12,
+    layer: Annotated[
+        int,
+        typer.Option(rich_help_panel="Figure", metavar="N", help="Layer of decoder and encoder; -1 is the last one."),
+    ] = -1,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With --queries, use the first N images.")
+        int | None,
+        typer.Option(rich_help_panel="Queries", metavar="N", min=1, help="With --queries, use the first N images."),
     ] = None,
     batch_size: BatchSize = 4,
     device: Device = None,

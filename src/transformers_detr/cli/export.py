@@ -15,41 +15,82 @@ from transformers_detr.backends.registry import BACKENDS, titles
 
 
 def export(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME|DIR", help="Name on the Hub, or a folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to create.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", rich_help_panel="Model", metavar="NAME|DIR", help="Name on the Hub, or a folder."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", rich_help_panel="Output", metavar="DIR", help="Folder to create.")
+    ],
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
             "-f",
+            rich_help_panel="Formats",
             metavar="|".join(BACKENDS),
             help=f"Format to write: {titles()}. Repeat for several.",
             show_default="onnx",
         ),
     ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Write float16 graphs too.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Write 8-bit graphs too.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", rich_help_panel="Formats", help="Write float16 graphs too.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", rich_help_panel="Formats", help="Write 8-bit graphs too.")] = False,
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of images, searched recursively, to find 8-bit ranges with."),
+        typer.Option(
+            rich_help_panel="Formats",
+            metavar="DIR",
+            help="Folder of images, searched recursively, to find 8-bit ranges with.",
+        ),
     ] = None,
-    calibration_images: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N of them.")] = 64,
+    calibration_images: Annotated[
+        int, typer.Option(rich_help_panel="Formats", metavar="N", min=1, help="Use the first N of them.")
+    ] = 64,
     fixed_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Fix height and width; images are padded to this size.")
+        str | None,
+        typer.Option(
+            rich_help_panel="Formats", metavar="HxW", help="Fix height and width; images are padded to this size."
+        ),
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="Images or folders to compare on.", show_default="generated scenes"),
+        typer.Option(
+            rich_help_panel="Comparison with PyTorch",
+            metavar="PATH",
+            help="Images or folders to compare on.",
+            show_default="generated scenes",
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", "-d", metavar="DATASET", help="Labeled images to compare AP on.")
+        str | None,
+        typer.Option(
+            "--data",
+            "-d",
+            rich_help_panel="Comparison with PyTorch",
+            metavar="DATASET",
+            help="Labeled images to compare AP on.",
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split of the dataset.", show_default="val, or the only one")
+        str | None,
+        typer.Option(
+            rich_help_panel="Comparison with PyTorch",
+            metavar="NAME",
+            help="Split of the dataset.",
+            show_default="val, or the only one",
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N labeled images.")] = 200,
+    limit: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel="Comparison with PyTorch", metavar="N", min=1, help="Use the first N labeled images."
+        ),
+    ] = 200,
     revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")
+        str | None,
+        typer.Option(rich_help_panel="Model", metavar="NAME", help="Branch, tag or commit of the model on the Hub."),
     ] = None,
 ) -> None:
     """Export a model for ONNX Runtime, OpenVINO, transformers.js or a plain PyTorch program.

@@ -21,13 +21,25 @@ Inputs = Annotated[
     typer.Argument(metavar="PHOTO|FOLDER|GLOB|URL...", help="Images, folders of images, patterns, URLs."),
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME|DIR", help="Name on the Hub, or a folder with a saved model.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        rich_help_panel="Model",
+        metavar="NAME|DIR",
+        help="Name on the Hub, or a folder with a saved model.",
+    ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", metavar="N", min=1, help="Images per batch.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", rich_help_panel="Output", metavar="DIR", help="Folder for the results.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", "-b", rich_help_panel="Model", metavar="N", min=1, help="Images per batch.")
+]
 Device = Annotated[
     str | None,
     typer.Option(
+        rich_help_panel="Model",
         metavar="NAME",
         help="Device, such as cpu, cuda or cuda:1; with --backend, a device of the backend.",
         show_default="an accelerator if there is one, cpu with --backend",
@@ -35,12 +47,18 @@ Device = Annotated[
 ]
 DtypeName = Annotated[
     Dtype | None,
-    typer.Option(metavar="|".join(get_args(Dtype)), help="Dtype of the computation.", show_default="as stored"),
+    typer.Option(
+        rich_help_panel="Model",
+        metavar="|".join(get_args(Dtype)),
+        help="Dtype of the computation.",
+        show_default="as stored",
+    ),
 ]
 BackendName = Annotated[
     Backend | None,
     typer.Option(
         "--backend",
+        rich_help_panel="Model",
         metavar="|".join(BACKENDS),
         help=f"Run an exported model with this backend: {titles()}.",
         show_default="the weights in PyTorch",
@@ -49,14 +67,23 @@ BackendName = Annotated[
 PrecisionName = Annotated[
     Precision | None,
     typer.Option(
-        "--precision", metavar="|".join(PRECISIONS), help="Precision of the exported model to run.", show_default="fp32"
+        "--precision",
+        rich_help_panel="Model",
+        metavar="|".join(PRECISIONS),
+        help="Precision of the exported model to run.",
+        show_default="fp32",
     ),
 ]
-Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the model on the Hub.")]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search subfolders.")]
-SaveImages = Annotated[bool, typer.Option("--images/--no-images", help="Write annotated images.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in DIR.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in DIR.")]
+Revision = Annotated[
+    str | None,
+    typer.Option(rich_help_panel="Model", metavar="NAME", help="Branch, tag or commit of the model on the Hub."),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", rich_help_panel="Input", help="Search subfolders.")]
+SaveImages = Annotated[
+    bool, typer.Option("--images/--no-images", rich_help_panel="Output", help="Write annotated images.")
+]
+Resume = Annotated[bool, typer.Option("--resume", rich_help_panel="Output", help="Resume the run in DIR.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace the results in DIR.")]
 
 
 def exported_options(backend: Backend | None, precision: Precision | None) -> dict[str, Any]:

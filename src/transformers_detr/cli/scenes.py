@@ -11,9 +11,9 @@ from rich.progress import Progress
 
 
 def scenes(
-    images: Annotated[int, typer.Option(min=1, help="Number of images.")],
-    output: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed gives the same images.")] = 0,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Number of images.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make; it must not exist.")],
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed: the same seed gives the same images.")] = 0,
 ) -> None:
     """Generate images of shapes with exact boxes and masks, as a COCO dataset."""
     from transformers_detr.data.synthetic import write_scenes

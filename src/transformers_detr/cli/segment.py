@@ -37,6 +37,7 @@ def segment(
     task: Annotated[
         SegmentationTask,
         typer.Option(
+            rich_help_panel="Segmentation",
             metavar="|".join(get_args(SegmentationTask)),
             help="Things and stuff, countable things, or a class for each pixel.",
         ),
@@ -46,6 +47,7 @@ def segment(
         typer.Option(
             "--threshold",
             "-t",
+            rich_help_panel="Segmentation",
             metavar="SCORE",
             min=0,
             max=1,

@@ -24,62 +24,101 @@ def serve(
         typer.Option(
             "--model",
             "-m",
+            rich_help_panel="Model",
             metavar="[NAME=]NAME|DIR",
             help="Name on the Hub, or a folder with a saved model. Repeat for several models: the first one serves"
             " POST / and is loaded at startup, the others on their first request.",
             show_default="facebook/detr-resnet-50",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(rich_help_panel="Server", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel="Server", metavar="N", min=0, max=65535, help="Port to listen on; 0 selects a free one."
+        ),
+    ] = 8000,
     device: Device = None,
     dtype: DtypeName = None,
     backend: BackendName = None,
     precision: PrecisionName = None,
     batch_size: Annotated[
         int,
-        typer.Option("--batch-size", "-b", metavar="N", min=1, help="Largest number of images in a batch."),
+        typer.Option(
+            "--batch-size",
+            "-b",
+            rich_help_panel="Limits",
+            metavar="N",
+            min=1,
+            help="Largest number of images in a batch.",
+        ),
     ] = Limits.batch_size,
     batch_wait: Annotated[
-        float, typer.Option(metavar="MS", min=0, help="Time that an image waits for others to share its batch.")
+        float,
+        typer.Option(
+            rich_help_panel="Limits",
+            metavar="MS",
+            min=0,
+            help="Time that an image waits for others to share its batch.",
+        ),
     ] = 1000 * Limits.batch_wait_seconds,
     queue: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Requests in flight per model; further ones get status 503.")
+        int,
+        typer.Option(
+            rich_help_panel="Limits",
+            metavar="N",
+            min=1,
+            help="Requests in flight per model; further ones get status 503.",
+        ),
     ] = Limits.queue_size,
     timeout: Annotated[
-        float, typer.Option(metavar="S", min=0.1, help="Time limit of a response.")
+        float, typer.Option(rich_help_panel="Limits", metavar="S", min=0.1, help="Time limit of a response.")
     ] = Limits.response_seconds,
     max_megabytes: Annotated[
-        float, typer.Option(metavar="MB", min=0.001, help="Largest encoded image.")
+        float, typer.Option(rich_help_panel="Limits", metavar="MB", min=0.001, help="Largest encoded image.")
     ] = Limits.image_bytes / MEGA,
-    max_megapixels: Annotated[float, typer.Option(metavar="MP", min=0.001, help="Largest image.")] = Limits.pixels
-    / MEGA,
+    max_megapixels: Annotated[
+        float, typer.Option(rich_help_panel="Limits", metavar="MP", min=0.001, help="Largest image.")
+    ] = Limits.pixels / MEGA,
     token: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel="Server",
             envvar="DETR_SERVE_TOKEN",
             metavar="TOKEN",
             help="Bearer token that clients must send. Prefer the environment variable: `ps` shows options.",
         ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images by URL, from public addresses only.")
+        bool,
+        typer.Option("--allow-urls", rich_help_panel="Server", help="Fetch images by URL, from public addresses only."),
     ] = False,
-    preload: Annotated[bool, typer.Option("--preload", help="Load all models at startup.")] = False,
+    preload: Annotated[
+        bool, typer.Option("--preload", rich_help_panel="Model", help="Load all models at startup.")
+    ] = False,
     write: Annotated[
         Deployment | None,
         typer.Option(
+            rich_help_panel="Deployment",
+            metavar="space|endpoint",
             help="Do not serve, but write a Space (also a container) or the handler of an Inference Endpoint to"
             " --output.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to create.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", rich_help_panel="Deployment", metavar="DIR", help="Folder to create."),
+    ] = None,
 ) -> None:
     """Serve models over HTTP in the formats of the Hub's inference API, with a demo page.
 
-    `huggingface_hub.InferenceClient(model="http://127.0.0.1:8000").object_detection("photo.jpg")` is a
-    client; so is `curl --data-binary @photo.jpg "http://127.0.0.1:8000/?threshold=0.7"`. The page is at /, the API
-    description at /openapi.json, Prometheus metrics at /metrics.
+    The page is at /, the API description at /openapi.json, Prometheus metrics at /metrics. A request:
+
+    `curl --data-binary @photo.jpg "http://127.0.0.1:8000/?threshold=0.7"`
+
+    In Python, `huggingface_hub.InferenceClient(model="http://127.0.0.1:8000")` has `object_detection("photo.jpg")`.
     """
     if backend is not None and dtype is not None:
         raise typer.BadParameter("--dtype does not apply to exported models; use --precision")

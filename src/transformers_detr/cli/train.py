@@ -21,67 +21,151 @@ ADVICE = "Check the boxes with --preview. If they fit, change the learning rate 
 
 
 def train(
-    data: Annotated[str, typer.Option("--data", "-d", metavar="DATASET", help=DATASET_HELP)],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for model and checkpoints.")],
+    data: Annotated[str, typer.Option("--data", "-d", rich_help_panel="Data", metavar="DATASET", help=DATASET_HELP)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", rich_help_panel="Output", metavar="DIR", help="Folder for model and checkpoints."
+        ),
+    ],
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", metavar="MODEL|RECIPE", help="Name on the Hub, folder, recipe or its .yaml file."
+            "--model",
+            "-m",
+            rich_help_panel="Model",
+            metavar="MODEL|RECIPE",
+            help="Name on the Hub, folder, recipe or its .yaml file.",
         ),
     ] = "facebook/detr-resnet-50",
     epochs: Annotated[
-        float | None, typer.Option(min=0, help="Passes over the images.", show_default="by number of images")
+        float | None,
+        typer.Option(
+            rich_help_panel="Training",
+            metavar="N",
+            min=0,
+            help="Passes over the images.",
+            show_default="by number of images",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", min=1, help="Images per batch.", show_default="4")
+        int | None,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            rich_help_panel="Training",
+            metavar="N",
+            min=1,
+            help="Images per batch.",
+            show_default="4",
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--lr", min=0, help="Learning rate.", show_default="by number of images")
+        float | None,
+        typer.Option(
+            "--lr",
+            rich_help_panel="Training",
+            metavar="RATE",
+            min=0,
+            help="Learning rate.",
+            show_default="by number of images",
+        ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="PIXELS", min=16, help="Resize the shorter side to PIXELS.", show_default="the model's"),
+        typer.Option(
+            rich_help_panel="Data",
+            metavar="PIXELS",
+            min=16,
+            help="Resize the shorter side to PIXELS.",
+            show_default="the model's",
+        ),
     ] = None,
     queries: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Number of object queries.", show_default="the model's, or more"),
+        typer.Option(
+            rich_help_panel="Model",
+            metavar="N",
+            min=1,
+            help="Number of object queries.",
+            show_default="the model's, or more",
+        ),
     ] = None,
     backbone_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="timm weights for the backbone of a recipe's model.")
+        Path | None,
+        typer.Option(
+            rich_help_panel="Model", metavar="FILE", help="timm weights for the backbone of a recipe's model."
+        ),
     ] = None,
     freeze: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART", help="Part to freeze: backbone, encoder, decoder … (repeatable)."),
+        typer.Option(
+            rich_help_panel="Model", metavar="PART", help="Part to freeze: backbone, encoder, decoder … (repeatable)."
+        ),
     ] = None,
-    lora: Annotated[int, typer.Option(metavar="RANK", min=0, help="Train LoRA adapters of this rank instead.")] = 0,
-    masks: Annotated[bool, typer.Option("--masks", help="Add a mask head to a trained detector and train it.")] = False,
+    lora: Annotated[
+        int,
+        typer.Option(rich_help_panel="Model", metavar="RANK", min=0, help="Train LoRA adapters of this rank instead."),
+    ] = 0,
+    masks: Annotated[
+        bool,
+        typer.Option("--masks", rich_help_panel="Model", help="Add a mask head to a trained detector and train it."),
+    ] = False,
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Floating-point type to compute in.")
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(
+            rich_help_panel="Training", metavar="float32|bfloat16|float16", help="Floating-point type to compute in."
+        ),
     ] = "float32",
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes that load images.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    workers: Annotated[
+        int, typer.Option(rich_help_panel="Data", metavar="N", min=0, help="Number of processes that load images.")
+    ] = 2,
+    seed: Annotated[
+        int, typer.Option(rich_help_panel="Training", metavar="N", min=0, help="Seed of all random numbers.")
+    ] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Set a field of DetrTrainingArguments (repeatable)."),
+        typer.Option(
+            "--set",
+            rich_help_panel="Training",
+            metavar="NAME=VALUE",
+            help="Set a field of DetrTrainingArguments (repeatable).",
+        ),
     ] = None,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Train on the dataset as `detr check --fix` would correct it.")
+        bool,
+        typer.Option(
+            "--clean", rich_help_panel="Data", help="Train on the dataset as `detr check --fix` would correct it."
+        ),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in DIR.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel="Output", help="Resume the training in DIR.")
+    ] = False,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Draw augmented training images into DIR/preview.jpg, then exit.")
+        bool,
+        typer.Option(
+            "--preview",
+            rich_help_panel="Checks before training",
+            help="Draw augmented training images into DIR/preview.jpg, then exit.",
+        ),
     ] = False,
     sanity: Annotated[
-        bool, typer.Option("--sanity", help="Check that the model can overfit eight images, then exit.")
+        bool,
+        typer.Option(
+            "--sanity",
+            rich_help_panel="Checks before training",
+            help="Check that the model can overfit eight images, then exit.",
+        ),
     ] = False,
 ) -> None:
     """Train a detector on a labeled dataset.
 
-    A pretrained model is fine-tuned: its classes become those of the dataset, and epochs and learning rate
-    follow from the number of images. A segmentation model trains masks too. A recipe trains a fresh model, or
-    the model that it names. DIR receives the best model, ready for `detr detect --model DIR`. Several
-    processes share the work with `torchrun --nproc-per-node N --no-python detr train …`, several machines with
-    `--nnodes` too; `accelerate launch --no_python` works as well.
+    Fine-tunes a pretrained model: its classes become the classes of the dataset, and the number of images sets epochs
+    and learning rate. A segmentation model trains masks too. A recipe trains a new model, or the model that it
+    names. DIR receives the best model, ready for `detr detect --model DIR`.
+
+    For several processes, start the command with `torchrun --nproc-per-node N --no-python detr train …` (and
+    `--nnodes` for several machines) or `accelerate launch --no_python`.
     """
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.quiet = os.environ.get("RANK", "0") != "0"  # one process of several prints
