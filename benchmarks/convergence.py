@@ -143,7 +143,7 @@ def main() -> int:
     columns = ("side", "seed", "steps", "minutes", "AP", "AP50", "steps to plain AP", "minutes to plain AP")
     print_rows(columns, rows(curves))
     ends = {side: statistics.mean(curves[f"{side}-{seed}"][-1]["AP"] for seed in given.seeds) for side in SIDES}
-    print(f"Mean AP: plain {ends['plain']:.3f}, with training aids and half the steps {ends['aided']:.3f}")
+    print(f"Mean AP: plain {ends['plain']:.1f}, with training aids and half the steps {ends['aided']:.1f}")
     settings = {name: value if isinstance(value, int | list) else str(value) for name, value in vars(given).items()}
     write_json(given.output / "convergence.json", {"machine": machine(given.threads), **settings, "curves": curves})
     draw(

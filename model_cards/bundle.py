@@ -71,7 +71,7 @@ def course(run: Path, minutes: int, machine: str, processes: int) -> dict[str, A
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
     settings = recipe["training"]
     curve = [
-        {"step": entry["step"], "AP": round(entry["eval_AP"], 4), "AP50": round(entry["eval_AP50"], 4)}
+        {"step": entry["step"], "AP": round(entry["eval_AP"], 2), "AP50": round(entry["eval_AP50"], 2)}
         for entry in state["log_history"]
         if "eval_AP" in entry
     ]

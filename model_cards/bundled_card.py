@@ -58,5 +58,5 @@ def _eval_result(name: str, value: float) -> EvalResult:
         dataset_split="held out",
         metric_type=f"box_{name.lower()}",
         metric_name=f"box {name}",
-        metric_value=round(100 * value, 2),
+        metric_value=round(value, 2),
     )

@@ -28,6 +28,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluation_workflow",
     "explain": "explanation.explanation",
     "export_model": "export.export_workflow",
+    "predict_to_folder": "inference.image_run",
     "train": "training.training_workflow",
     "use_for_auto": "hub.auto_classes",
 }
@@ -49,6 +50,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export_model",
+    "predict_to_folder",
     "train",
     "use_for_auto",
 ]
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from transformers_detr.hub.auto_classes import use_for_auto
     from transformers_detr.inference.detections import Detections
     from transformers_detr.inference.detector import Detector, Segmenter
+    from transformers_detr.inference.image_run import predict_to_folder
     from transformers_detr.inference.segments import Segments
     from transformers_detr.model.configuration_detr import DetrConfig
     from transformers_detr.model.image_processing_detr import DetrImageProcessor

@@ -16,7 +16,7 @@ PROMISED = {
     *("DetectionDataset", "check_dataset", "train", "evaluate", "export_model", "explain"),
     *("DetrTrainer", "DetrTrainingArguments"),
     *("DetrConfig", "DetrImageProcessor", "DetrModel", "DetrForObjectDetection", "DetrForSegmentation"),
-    "use_for_auto",
+    *("predict_to_folder", "use_for_auto"),
 }
 FRAMEWORK = {"DetrTrainingArguments", "DetrConfig"}
 """Constructors with more arguments than a contract can name; their fields have help texts of their own."""

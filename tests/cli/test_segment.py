@@ -1,4 +1,4 @@
-"""`detr segment`: its files are what COCO's tools read and say what the segmenter found; stopped runs go on."""
+"""`detr segment`: its files are what COCO's tools read and say what the segmenter found; stopped runs are resumed."""
 
 import inspect
 import json
@@ -9,7 +9,7 @@ from PIL import Image
 from sure_segmenter import STUFF, sure_segmenter
 from typer.testing import CliRunner
 
-from transformers_detr import Segmenter, cli
+from transformers_detr import Segmenter, cli, evaluate
 from transformers_detr.cli.segment import segment
 from transformers_detr.evaluation.panoptic_quality import count_segments, panoptic_quality
 from transformers_detr.evaluation.predictions import read_predictions
@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """COUNT pictures of different sizes, one of them broken."""
+    """COUNT images of different sizes, one of them broken."""
     folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(COUNT):
         noise = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
@@ -76,20 +76,21 @@ def expected(model, photos):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_picture_has_a_record_and_an_overlay(finished, photos, task):
+def test_every_image_has_a_record_and_an_overlay(finished, photos, task):
     output, result = finished[task]
     records = records_of(output)
     assert [record["uri"] for record in records] == [str(photos / f"{i + 100}.png") for i in range(COUNT)]
     assert "error" in records[BROKEN]
     assert result.exit_code == 1
     assert "skipped" in result.stderr
-    total = sum(len(record.get("segments", ())) for record in records)
+    kind = "detections" if task == "instance" else "segments"
+    total = sum(len(record.get(kind, ())) for record in records)
     assert total > COUNT
-    assert f"images: {COUNT}, segments: {total}, failed: 1, " in result.stdout
+    assert f"images: {COUNT}, {kind}: {total}, failed: 1, " in result.stdout
     for record in records[:BROKEN] + records[BROKEN + 1 :]:
-        with Image.open(output / record["annotated"]) as drawn, Image.open(record["uri"]) as picture:
-            assert drawn.size == picture.size == (record["width"], record["height"])
-            assert drawn.tobytes() != picture.tobytes()
+        with Image.open(output / record["annotated"]) as drawn, Image.open(record["uri"]) as image:
+            assert drawn.size == image.size == (record["width"], record["height"])
+            assert drawn.tobytes() != image.tobytes()
 
 
 def test_panoptic_files_hold_the_segments(finished, expected):
@@ -132,12 +133,12 @@ def test_instances_are_coco_results(finished, expected):
     assert not (output / "panoptic").exists()
 
 
-def test_semantic_pictures_hold_classes(finished, expected):
+def test_semantic_images_hold_classes(finished, expected):
     output, _ = finished["semantic"]
     for record in records_of(output):
         if "error" not in record:
-            with Image.open(output / "semantic" / record["segmentation"]) as picture:
-                classes = np.asarray(picture)
+            with Image.open(output / "semantic" / record["segmentation"]) as image:
+                classes = np.asarray(image)
             assert classes.dtype == np.uint8
             np.testing.assert_array_equal(classes, expected["semantic"][record["uri"]].class_map())
             areas = {segment["category_id"]: segment["area"] for segment in record["segments"]}
@@ -177,19 +178,27 @@ def test_a_run_is_resumed_with_its_task_only(finished, model, photos):
     assert "task was 'panoptic' and is now 'semantic'" in result.stderr
 
 
-def test_one_picture_gives_a_table_sorted_by_area(model, photos):
-    for task in TASKS:
-        result = run(photos / "100.png", "--model", model, "--task", task)
-        assert result.exit_code == 0
-        found = Segmenter.from_pretrained(model, task=task, device="cpu")(photos / "100.png")
-        areas = [(found.segmentation == info["id"]).mean() for info in found.segments_info]
-        rows = [line.split("│") for line in result.stdout.splitlines() if line.startswith("│")]
-        order = sorted(range(len(areas)), key=lambda index: -areas[index])
-        assert [row[1].strip() for row in rows] == [found.segments_info[index]["name"] for index in order]
-        assert [row[3].strip() for row in rows] == [f"{100 * areas[index]:.1f} %" for index in order]
+@pytest.mark.parametrize("task", TASKS)
+def test_one_image_gives_a_table(model, photos, task):
+    """Sorted by area; instances by score."""
+    result = run(photos / "100.png", "--model", model, "--task", task)
+    assert result.exit_code == 0
+    found = Segmenter.from_pretrained(model, task=task, device="cpu")(photos / "100.png")
+    areas = {info["id"]: (found.segmentation == info["id"]).mean() for info in found.segments_info}
+    rows = [[cell.strip() for cell in line.split("│")] for line in result.stdout.splitlines() if line.startswith("│")]
+    if task == "instance":
+        infos = sorted(found.segments_info, key=lambda info: -info["score"])
+        assert [row[1:3] for row in rows] == [[info["name"], f"{info['score']:.3f}"] for info in infos]
+        for row, info in zip(rows, infos, strict=True):
+            ys, xs = np.nonzero(found.segmentation == info["id"])
+            assert [float(cell) for cell in row[3:7]] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    else:
+        infos = sorted(found.segments_info, key=lambda info: -areas[info["id"]])
+        assert [row[1] for row in rows] == [info["name"] for info in infos]
+        assert [row[3] for row in rows] == [f"{100 * areas[info['id']]:.1f} %" for info in infos]
 
 
-def test_own_pictures_are_not_inputs(model, photos, tmp_path):
+def test_own_images_are_not_inputs(model, photos, tmp_path):
     (tmp_path / "100.png").write_bytes((photos / "100.png").read_bytes())
     arguments = (tmp_path, "--recursive", "--model", model, "--output", tmp_path)
     assert run(*arguments).exit_code == 0
@@ -241,8 +250,8 @@ class Oracle(Segmenter):
 
     def segments(self, image_id, keep_images):
         entry = self.entries[image_id]
-        with Image.open(self.folder / entry["file_name"]) as picture:
-            ids = rgb_to_ids(np.asarray(picture))
+        with Image.open(self.folder / entry["file_name"]) as image:
+            ids = rgb_to_ids(np.asarray(image))
         infos = []
         for info in entry["segments_info"]:
             category = self.categories[info["category_id"]]
@@ -282,7 +291,7 @@ def test_ground_truth_written_as_predictions_is_perfect(oracle, shared_path, tmp
         np.testing.assert_array_equal(found.ids, truth.ids)
         counts = counts + count_segments(truth, found, categories)
     quality = panoptic_quality(counts, categories)
-    assert (quality.all.pq, quality.things.pq, quality.stuff.pq) == (1, 1, 1)
+    assert (quality.all.pq, quality.things.pq, quality.stuff.pq) == (100, 100, 100)
     assert quality.all.classes > 50
 
 
@@ -296,3 +305,35 @@ def test_ground_truth_written_as_instances_is_read_by_pycocotools(oracle, shared
         assert prediction.category_ids.tolist() == [info["label_id"] for info in true.segments_info]
         for info, code in zip(true.segments_info, prediction.masks, strict=True):
             np.testing.assert_array_equal(coco_mask.decode(code), true.segmentation == info["id"])
+
+
+@pytest.mark.filterwarnings(IGNORED_WARNING)
+def test_instances_can_be_scored(finished, tmp_path):
+    """Against their own masks as the ground truth, of which pycocotools would say 100 too."""
+    output, _ = finished["instance"]
+    records = [record for record in records_of(output) if "error" not in record]
+    names = sorted({entry["label"] for record in records for entry in record["detections"]})
+    annotations = [
+        {
+            "id": number,
+            "image_id": record["id"],
+            "category_id": names.index(entry["label"]) + 1,
+            "bbox": [entry["xmin"], entry["ymin"], entry["xmax"] - entry["xmin"], entry["ymax"] - entry["ymin"]],
+            "segmentation": entry["mask"],
+            "area": (entry["xmax"] - entry["xmin"]) * (entry["ymax"] - entry["ymin"]),
+            "iscrowd": 0,
+        }
+        for number, (record, entry) in enumerate(
+            ((record, entry) for record in records for entry in record["detections"]), start=1
+        )
+    ]
+    images = [
+        {"id": record["id"], "file_name": record["uri"], "height": record["height"], "width": record["width"]}
+        for record in records
+    ]
+    truth = tmp_path / "truth.json"
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    result = evaluate(data=str(truth), predictions=output / "predictions.jsonl")
+    assert result.masks["AP"] == pytest.approx(100)
+    assert result.summary["AP"] == pytest.approx(100)

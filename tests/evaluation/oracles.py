@@ -40,6 +40,11 @@ def pycocotools_evaluation(
     return evaluation
 
 
+def as_coco(values) -> list[float]:
+    """Scores as pycocotools writes them: from 0 to 1, and −1 for None or NaN."""
+    return [-1.0 if value is None or value != value else value / 100 for value in values]
+
+
 def random_dataset(seed: int, images: int = 12, classes: int = 4) -> dict[str, Any]:
     """Boxes with crowds, images without objects, and a class without objects."""
     rng = np.random.default_rng(seed)

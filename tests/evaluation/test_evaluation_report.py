@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
-from evaluation.oracles import perturbed_results, pycocotools_evaluation, random_dataset
+from evaluation.oracles import as_coco, perturbed_results, pycocotools_evaluation, random_dataset
 from transformers_detr.evaluation import charts, evaluation_report
 from transformers_detr.evaluation.evaluation_report import write_report
 from transformers_detr.evaluation.model_index import Evidence, eval_results, model_index
@@ -58,7 +58,7 @@ def measured():
     results = perturbed_results(dataset, 0)
     predictions = [p for p in from_coco_results(results) if p.image_id != 3]
     predictions.append(ImagePrediction(3, error="cannot be decoded <i>"))
-    panoptic = PanopticQuality(PanopticScore(0.5, 0.6, 0.7, 3), *[PanopticScore(*[math.nan] * 3, 0)] * 2, [])
+    panoptic = PanopticQuality(PanopticScore(50.0, 60.0, 70.0, 3), *[PanopticScore(*[math.nan] * 3, 0)] * 2, [])
     return dataset, results, evaluate_predictions(dataset, predictions, panoptic=panoptic)
 
 
@@ -80,11 +80,11 @@ def test_metrics_file_holds_the_numbers(measured, folder):
     metrics = json.loads((folder / "metrics.json").read_text(), parse_constant=pytest.fail)
     oracle = pycocotools_evaluation(dataset, [r for r in results if r["image_id"] != 3], "bbox").stats
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-    assert [metrics["box"][name] for name in names] == pytest.approx(oracle.tolist(), abs=1e-9)
+    assert as_coco(metrics["box"][name] for name in names) == pytest.approx(oracle.tolist(), abs=1e-9)
     assert metrics["box"]["max_detections"] == [1, 10, 100]
     assert metrics["unreadable_images"] == {"3.jpg": "cannot be decoded <i>"}
     assert metrics["images"] == 12
-    assert metrics["panoptic"]["all"] == {"pq": 0.5, "sq": 0.6, "rq": 0.7, "classes": 3}
+    assert metrics["panoptic"]["all"] == {"pq": 50.0, "sq": 60.0, "rq": 70.0, "classes": 3}
     assert metrics["panoptic"]["things"]["pq"] is None
     assert metrics["settings"] == {"command": "detr evaluate"}
     assert metrics["box"]["per_class"]["class 4"]["ap"] is None  # no objects of it
@@ -122,7 +122,7 @@ def test_page_needs_nothing_else(folder):
 
 def test_page_says_what_matters(measured, folder):
     page = Page((folder / "report.html").read_text())
-    assert f"{100 * measured[2].boxes.summary['AP']:.1f}" in page.text
+    assert f"{measured[2].boxes.summary['AP']:.1f}" in page.text
     assert ODD_NAME in page.text  # escaped, so it is text
     assert "1 of 12 images could not be predicted" in page.text
     assert "cannot be decoded <i>" in page.text
@@ -191,7 +191,7 @@ def test_model_card_carries_the_numbers_and_their_evidence(measured):
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n# A card\n")
     read = {result.metric_name: result for result in card.data.eval_results}
     assert set(read) == {"box AP", "box AP50", "box AP75", "PQ", "SQ", "RQ"}
-    assert read["box AP"].metric_value == round(100 * evaluation.boxes.summary["AP"], 2)
+    assert read["box AP"].metric_value == round(evaluation.boxes.summary["AP"], 2)
     assert read["PQ"].metric_value == 50
     for result in read.values():
         assert (result.dataset_split, result.dataset_revision) == ("val", "abc123")
@@ -217,8 +217,8 @@ def test_comparison_with_the_published_numbers():
     comparison = compare_with_published(evaluation, "facebook/detr-resnet-50", "exact")
     rows = {row.metric: row for row in comparison.rows}
     assert list(rows) == ["box AP", "box AP50", "box AP75", "box AP small", "box AP medium", "box AP large"]
-    assert rows["box AP"].published == pytest.approx(0.42)
-    assert rows["box AP"].difference == pytest.approx(evaluation.boxes.summary["AP"] - 0.42)
+    assert rows["box AP"].published == pytest.approx(42.0)
+    assert rows["box AP"].difference == pytest.approx(evaluation.boxes.summary["AP"] - 42.0)
     assert any("12 images, not the 5000" in note for note in comparison.notes)
     assert not any("DC5" in note for note in comparison.notes)
 

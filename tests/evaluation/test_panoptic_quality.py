@@ -64,8 +64,8 @@ def test_golden_numbers(shared_path, golden_path, golden_json, tmp_path, monkeyp
     for name in ("All", "Things", "Stuff"):
         score = getattr(quality, name.lower())
         expected = golden["result"][name]
-        assert (score.pq, score.sq, score.rq) == pytest.approx(
-            (expected["pq"], expected["sq"], expected["rq"]), abs=1e-6
+        assert [score.pq, score.sq, score.rq] == pytest.approx(
+            [100 * expected[name] for name in ("pq", "sq", "rq")], abs=1e-4
         )
         assert score.classes == expected["n"]
     for score in quality.per_class:
@@ -74,15 +74,15 @@ def test_golden_numbers(shared_path, golden_path, golden_json, tmp_path, monkeyp
             assert expected["pq"] == expected["rq"] == 0
             assert score.true_positives + score.false_positives + score.false_negatives == 0
         else:
-            assert (score.pq, score.sq, score.rq) == pytest.approx(
-                (expected["pq"], expected["sq"], expected["rq"]), abs=1e-6
+            assert [score.pq, score.sq, score.rq] == pytest.approx(
+                [100 * expected[name] for name in ("pq", "sq", "rq")], abs=1e-4
             )
 
 
 def test_the_truth_itself_is_perfect():
     truth = panoptic_map(["1199", "1199", "2200"], {1: 1, 2: 2, 9: 9})
     quality = panoptic_quality(count_segments(truth, truth, CATEGORIES), CATEGORIES)
-    assert (quality.all.pq, quality.all.sq, quality.all.rq, quality.all.classes) == (1, 1, 1, 3)
+    assert (quality.all.pq, quality.all.sq, quality.all.rq, quality.all.classes) == (100, 100, 100, 3)
     assert (quality.things.classes, quality.stuff.classes) == (2, 1)
 
 

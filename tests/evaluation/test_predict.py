@@ -209,5 +209,5 @@ def test_compute_metrics_of_the_trainer(scene_detector, scene_records, scene_tru
     trainer = Trainer(model, arguments, collate, eval_dataset=scene_records, compute_metrics=DetectionMetrics(truth))
     metrics = trainer.evaluate()
     expected = score_detections(truth, alone.values()).summary
-    assert 0.2 < expected["AP"] < 0.9
+    assert 20 < expected["AP"] < 90
     assert {name: metrics[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=1e-6, nan_ok=True)

@@ -97,7 +97,7 @@ def test_the_truth_as_prediction_is_perfect(truth):
         for image_id, entry in truth.annotations.items()
     ]
     quality = score_panoptic(truth, perfect, truth.folder)
-    assert (quality.all.pq, quality.all.sq, quality.all.rq) == (1, 1, 1)
+    assert (quality.all.pq, quality.all.sq, quality.all.rq) == (100, 100, 100)
 
 
 def test_the_truth_of_photographs_as_prediction_is_perfect(shared_path):
@@ -110,7 +110,7 @@ def test_the_truth_of_photographs_as_prediction_is_perfect(shared_path):
     ]
     quality = score_panoptic(real, perfect, real.folder)
     segments = [segment for entry in real.annotations.values() for segment in entry["segments_info"]]
-    assert quality.all.pq == 1
+    assert quality.all.pq == 100
     assert quality.all.classes == len({s["category_id"] for s in segments if not s["iscrowd"]})
 
 

@@ -45,7 +45,7 @@ def test_the_graph_runs_and_the_detector_is_unchanged(result, detector, pictures
 
 def test_ap_is_on_cocos_scale(monkeypatch):
     """Predictions that are the ground truth have an AP of 100."""
-    scored = type("Scored", (), {"summary": {"AP": 1.0}})()
+    scored = type("Scored", (), {"summary": {"AP": 100.0}})()
     monkeypatch.setattr(export_workflow, "score_detections", lambda *_: scored)
     monkeypatch.setattr(export_workflow, "plan_batches", lambda *_, **__: [])
     labeled = type("Labeled", (), {"images": (), "ground_truth": None})()

@@ -70,7 +70,7 @@ def score(tmp_path, count):
 def test_it_detects(tmp_path):
     """On twenty of the held-out scenes, where AP scatters; the card's number is that of all 500."""
     measured = json.loads(MEASURED.read_text())["held_out"]
-    assert score(tmp_path, 20)["AP50"] > measured["AP50"] - 0.15
+    assert score(tmp_path, 20)["AP50"] > measured["AP50"] - 15
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_its_ap_is_the_cards(tmp_path):
     """About two minutes."""
     measured = json.loads(MEASURED.read_text())
     found = score(tmp_path, measured["held_out_images"])
-    assert {name: found[name] for name in measured["held_out"]} == pytest.approx(measured["held_out"], abs=1e-3)
+    assert {name: found[name] for name in measured["held_out"]} == pytest.approx(measured["held_out"], abs=0.1)
 
 
 def test_the_committed_card_is_the_rendered_one(repository):
@@ -87,7 +87,7 @@ def test_the_committed_card_is_the_rendered_one(repository):
     (index,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
     numbers = {metric["type"]: metric["value"] for result in index["results"] for metric in result["metrics"]}
     measured = json.loads(MEASURED.read_text())
-    assert numbers == {f"box_{name.lower()}": round(100 * value, 2) for name, value in measured["held_out"].items()}
+    assert numbers == {f"box_{name.lower()}": round(value, 2) for name, value in measured["held_out"].items()}
     parameters = sum(value.numel() for value in DetrForObjectDetection.from_pretrained(FOLDER).parameters())
     assert measured["parameters"] == parameters
     curve = np.array([point["AP"] for stage in measured["stages"] for point in stage["curve"]])

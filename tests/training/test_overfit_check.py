@@ -31,7 +31,7 @@ FRESH = {
 def test_eight_images_are_trained_on_and_scored_and_nothing_is_written(tiny_model, processor, scenes, tmp_path, capsys):
     model, before = tiny_model(), tiny_model().state_dict()
     result = overfit(model, processor, scenes, {**ARGUMENTS, "output_dir": str(tmp_path)}, steps=2)
-    assert 0 <= result.ap <= 1
+    assert 0 <= result.ap <= 100
     assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().out == ""
@@ -40,17 +40,17 @@ def test_eight_images_are_trained_on_and_scored_and_nothing_is_written(tiny_mode
 
 def test_with_masks_their_score_counts(tiny_model, processor, scenes, tmp_path, monkeypatch):
     def scored(truth, found, kind="bbox"):
-        return SimpleNamespace(summary={"AP": 0.95 if kind == "segm" else 0.1})
+        return SimpleNamespace(summary={"AP": 95.0 if kind == "segm" else 10.0})
 
     monkeypatch.setattr(trainer, "score_detections", scored)
     model = DetrForSegmentation.from_detector(tiny_model(encoder_attention_heads=8, decoder_attention_heads=8))
     arguments = {**ARGUMENTS, "output_dir": str(tmp_path), "train_whole_backbone": False}
-    assert overfit(model, processor, scenes, arguments, steps=2).ap == 0.95
+    assert overfit(model, processor, scenes, arguments, steps=2).ap == 95
 
 
 @pytest.mark.parametrize(
     ("ap", "verdict"),
-    [(1.0, "passed"), (0.9, "passed"), (0.89, "slow"), (0.3, "slow"), (0.29, "failed"), (0.0, "failed")],
+    [(100, "passed"), (90, "passed"), (89.9, "slow"), (30, "slow"), (29.9, "failed"), (0, "failed")],
 )
 def test_the_verdict_follows_from_ap(ap, verdict):
     assert OverfitResult(ap).verdict == verdict
@@ -58,7 +58,7 @@ def test_the_verdict_follows_from_ap(ap, verdict):
 
 @pytest.mark.slow
 def test_a_fresh_model_overfits_eight_photos(shared_path, tmp_path):
-    """Takes 8 minutes of one core (measured: AP 0.97 after 1200 of at most 1500 steps)."""
+    """Takes 8 minutes of one core (measured: AP 97 after 1200 of at most 1500 steps)."""
     dataset = DetectionDataset.load(shared_path("data", "coco_mini"), split="val")
     dataset = type(dataset)(dataset.name, dataset.format, dataset.class_names, {"train": dataset.split("val")})
     torch.manual_seed(0)

@@ -12,11 +12,11 @@ def test_the_bar_shows_losses_and_ap(capsys):
     state.global_step = 2
     progress.on_step_end(None, state, None)
     progress.on_log(None, state, None, logs={"loss": 3.14159, "loss_giou": 0.5, "epoch": 1.0})
-    progress.on_log(None, state, None, logs={"eval_AP": 0.4321})
+    progress.on_log(None, state, None, logs={"eval_AP": 43.21})
     assert progress.bar.n == 2
     progress.on_train_end(None, state, None)
     shown = capsys.readouterr().err
-    assert "loss=3.14, GIoU=0.5, AP=0.432" in shown
+    assert "loss=3.14, GIoU=0.5, AP=43.2" in shown
     assert "epoch" not in shown
     assert "2/4" in shown
 

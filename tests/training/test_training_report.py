@@ -24,9 +24,9 @@ def state(log, step=6, epoch=3.0, best=None):
 
 LOG = [
     {"step": 2, "epoch": 1.0, "loss": 3.5, "loss_ce": 2.0, "learning_rate": 1e-4, "grad_norm": 12.0},
-    {"step": 2, "epoch": 1.0, "eval_AP": 0.125, "eval_AP50": 0.5, "eval_AP75": 0.05},
+    {"step": 2, "epoch": 1.0, "eval_AP": 12.5, "eval_AP50": 50, "eval_AP75": 5},
     {"step": 4, "epoch": 2.0, "loss": 2.5, "loss_ce": 1.0, "learning_rate": 1e-4, "grad_norm": 8.0},
-    {"step": 4, "epoch": 2.0, "eval_AP": 0.475, "eval_AP50": 0.75, "eval_AP75": 0.35},
+    {"step": 4, "epoch": 2.0, "eval_AP": 47.5, "eval_AP50": 75, "eval_AP75": 35},
     {
         "step": 6,
         "epoch": 3.0,
@@ -36,7 +36,7 @@ LOG = [
         "grad_norm": 9.0,
         "skipped_steps": 2,
     },
-    {"step": 6, "epoch": 3.0, "eval_AP": 0.375, "eval_AP50": 0.625, "eval_AP75": 0.25},
+    {"step": 6, "epoch": 3.0, "eval_AP": 37.5, "eval_AP50": 62.5, "eval_AP75": 25},
 ]
 
 
@@ -100,7 +100,7 @@ def test_a_training_keeps_the_page(tiny_model, processor, scenes, arguments, tmp
     assert "epoch 1.0" in seen[0]
     assert "epoch 2.0" in seen[-1]
     ap = [entry["eval_AP"] for entry in trainer.state.log_history if "eval_AP" in entry]
-    assert f"<b>{100 * max(ap):.1f}</b><span>best AP</span>" in seen[-1]
+    assert f"<b>{max(ap):.1f}</b><span>best AP</span>" in seen[-1]
     assert "data:image/jpeg;base64," in seen[-1]
     assert "Loss terms of the last layer" in drawings(seen[-1])
 

@@ -156,5 +156,5 @@ def test_an_unreadable_dataset_is_named(start, tmp_path):
 def test_evaluate_finds_the_reported_ap_in_the_saved_model(scenes, tmp_path):
     settings = {**QUICK["settings"], "max_steps": 1}
     result = train(scenes, model="detr-mobilenetv2-scenes", output_dir=tmp_path, workers=0, settings=settings)
-    assert result.metrics["AP"] > 0.3
-    assert evaluate(result.model, scenes, split="val").summary["AP"] == pytest.approx(result.metrics["AP"], abs=1e-6)
+    assert result.metrics["AP"] > 30
+    assert evaluate(result.model, scenes, split="val").summary["AP"] == pytest.approx(result.metrics["AP"], abs=1e-4)

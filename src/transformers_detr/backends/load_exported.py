@@ -66,10 +66,8 @@ def open_exported(
     try:
         engine = REGISTRY[backend].load(path, device)
     except ImportError as error:
-        entry = REGISTRY[backend]
-        packages = ", ".join(entry.load_packages)
-        hint = f"pip install 'transformers-detr[{entry.extra}]'"
-        raise LoadingError(f"{path}: {packages} is not installed ({hint})") from error
+        packages = " ".join(REGISTRY[backend].load_packages)
+        raise LoadingError(f"{path}: {packages} is not installed: pip install {packages}") from error
     except DeviceError:
         raise
     except Exception as error:  # of a kind that depends on the backend

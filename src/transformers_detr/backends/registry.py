@@ -37,7 +37,6 @@ class BackendEntry:
         precisions: Precisions that can be exported.
         load_packages: Packages needed to run a graph.
         export_packages: Packages needed to write one.
-        extra: Extra of this package that installs them.
         weights_suffix: Suffix of the file of weights beside the graph; None if the graph holds them.
     """
 
@@ -47,7 +46,6 @@ class BackendEntry:
     precisions: tuple[Precision, ...]
     load_packages: tuple[str, ...]
     export_packages: tuple[str, ...]
-    extra: str = "export"
     weights_suffix: str | None = None
 
     def export(self, source: Any, path: Path, precision: Precision) -> None:

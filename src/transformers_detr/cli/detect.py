@@ -107,7 +107,7 @@ def detect(
     run_images(
         "Detector",
         options,
-        _show,
+        show_detections,
         inputs,
         output,
         model=model,
@@ -123,7 +123,7 @@ def detect(
     )
 
 
-def _show(record: dict[str, Any]) -> None:
+def show_detections(record: dict[str, Any]) -> None:
     """Show the detections of one image, the best first."""
     title = f"{record['uri']} ({record['width']} × {record['height']})"
     table = Table("class", title=escape(title), title_justify="left")

@@ -200,7 +200,7 @@ def evaluate(
                 command=shlex.join(["detr", *sys.argv[1:]]),
             )
             if not can_draw_charts():
-                console.print("The report has no charts: pip install 'transformers-detr\\[evaluate]'")
+                console.print("The report has no charts: they need matplotlib (pip install matplotlib)")
             typer.echo(f"report: {page}")
     except OSError as error:
         console.print(f"[red]Measured, but not written.[/] {escape(str(error))}")

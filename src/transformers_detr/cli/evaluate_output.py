@@ -49,7 +49,7 @@ def show_result(result: EvaluationResult) -> None:
     columns = {"boxes": result.summary} | ({"masks": result.masks} if result.masks else {})
     table = Table("", *columns, "", title_justify="left")
     for name, meaning in zip(result.summary, MEANINGS, strict=True):
-        table.add_row(name, *[_percent(summary[name]) for summary in columns.values()], meaning)
+        table.add_row(name, *[_number(summary[name]) for summary in columns.values()], meaning)
     Console(highlight=False).print(table)
     typer.echo(
         f"{result.data.split}: {len(result.data.images)} images, {len(result.unreadable)} of them not predicted; "
@@ -58,7 +58,7 @@ def show_result(result: EvaluationResult) -> None:
     if result.panoptic:
         for group in ("all", "things", "stuff"):
             score = getattr(result.panoptic, group)
-            values = f"PQ {_percent(score.pq)}, SQ {_percent(score.sq)}, RQ {_percent(score.rq)}"
+            values = f"PQ {_number(score.pq)}, SQ {_number(score.sq)}, RQ {_number(score.rq)}"
             typer.echo(f"{group}: {values} over {score.classes} classes")
     for padding, seen in (result.padding_differences or {}).items():
         typer.echo(
@@ -67,5 +67,5 @@ def show_result(result: EvaluationResult) -> None:
         )
 
 
-def _percent(value: float) -> str:
-    return "–" if value != value else f"{100 * value:.1f}"
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.1f}"

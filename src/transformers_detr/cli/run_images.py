@@ -68,12 +68,10 @@ def run_images(
     load = partial(load_predictor, predictor, options, model, device, dtype, revision, console)
     with console.status("Loading"):
         from transformers_detr.cli.progress import report_failure, show_progress
-        from transformers_detr.inference.detection_output import DETECTIONS
-        from transformers_detr.inference.image_run import predict_image, predict_to_folder, run_settings
+        from transformers_detr.inference.image_run import complete_run, format_of, predict_image, run_settings
         from transformers_detr.inference.prediction_writer import PredictionWriter
         from transformers_detr.inference.predictions import PredictionsError
-        from transformers_detr.inference.segment_output import segments_format
-    output_format = segments_format(options["task"]) if predictor == "Segmenter" else DETECTIONS
+    output_format = format_of(options.get("task"))
     if output is None:
         record = predict_image(load(), output_format, sources[0], threshold, batch_size)
         if "error" in record:
@@ -86,7 +84,7 @@ def run_images(
         run = PredictionWriter(output, settings, [s.location for s in sources], resume=resume, overwrite=overwrite)
         loaded = load() if len(run.done) < len(sources) else None
         with show_progress(run, len(sources), console) as (progress, pace):
-            done = predict_to_folder(
+            done = complete_run(
                 loaded,
                 output_format,
                 sources,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from transformers_detr.cli.detect import show_detections
 from transformers_detr.cli.options import (
     BackendName,
     BatchSize,
@@ -97,7 +98,10 @@ def segment(
 
 
 def _show(record: dict[str, Any]) -> None:
-    """Show the segments of one image, the largest first."""
+    """Show the segments of one image, the largest first, or its instances, the best first."""
+    if "detections" in record:
+        show_detections(record)
+        return
     title = f"{record['uri']} ({record['width']} × {record['height']})"
     table = Table("class", title=escape(title), title_justify="left")
     for column in ("score", "area", "left", "top", "width", "height"):

@@ -169,4 +169,6 @@ def _check_installed() -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise typer.BadParameter(f"detr serve needs {error.name}: pip install 'transformers-detr[serve]'") from error
+        raise typer.BadParameter(
+            f"detr serve needs {error.name}: install transformers-detr with its extra 'serve'"
+        ) from error

@@ -239,11 +239,7 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
 
 def _show_run(run: TrainingRun, console: Console) -> None:
     name = run.best_metric_name.replace("_", " ")
-    score = (
-        None
-        if run.best_metric is None
-        else f"Best {name} on the validation images: [bold]{100 * run.best_metric:.1f}[/]"
-    )
+    score = None if run.best_metric is None else f"Best {name} on the validation images: [bold]{run.best_metric:.1f}[/]"
     console.print(score or "Trained.")
     command = "segment" if run.trainer.with_masks else "detect"
     console.print(f"Try it: [bold]detr {command} PHOTO --model {escape(run.model)}[/]")
@@ -251,7 +247,7 @@ def _show_run(run: TrainingRun, console: Console) -> None:
 
 def _show_verdict(result: OverfitResult, console: Console) -> None:
     """Print the result of the overfit check; exit with status 1 if it failed."""
-    ap = f"AP {100 * result.ap:.1f} on eight images"
+    ap = f"AP {result.ap:.1f} on eight images"
     if result.verdict == "failed":
         console.print(f"[red]The model does not overfit:[/] {ap}. {ADVICE}")
         raise typer.Exit(1)

@@ -70,7 +70,7 @@ def _load(name: str) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        message = "reading it needs the library datasets: pip install 'transformers-detr[datasets]'"
+        message = "reading it needs the library datasets: pip install datasets"
         raise DatasetError(f"{name}: {message}") from error
     folder = Path(name)
     try:

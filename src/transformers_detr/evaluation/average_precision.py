@@ -43,7 +43,7 @@ MEANINGS = (
 
 @dataclass(frozen=True)
 class ClassPrecision:
-    """One class: its scores in [0, 1], NaN where it has no object of that size.
+    """One class: its scores from 0 to 100, NaN where it has no object of that size.
 
     Attributes:
         objects: Objects of the class that are not crowds.
@@ -71,7 +71,8 @@ class AveragePrecision:
     Attributes:
         kind: `"bbox"` or `"segm"`: whether boxes or masks were compared.
         max_detections: Three counts; at most the last of them enter per image and class.
-        summary: COCO's twelve numbers by name (`AP`, `AP50`, … `ARl`), in COCO's order; NaN where undefined.
+        summary: COCO's twelve numbers by name (`AP`, `AP50`, … `ARl`), in COCO's order, from 0 to 100; NaN where
+            undefined.
         per_class: One entry per category, by id.
         iou_thresholds: `(T,)`.
         precision: `(T, R, K)` interpolated precision at the recalls 0, 0.01 … 1 for K categories, objects of
@@ -188,10 +189,10 @@ def _index(ground_truth: CocoDataset, annotations: list[dict[str, Any]]) -> COCO
     return COCO({**ground_truth, "annotations": annotations})
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of the defined values, NaN if none is."""
+def _score(values: NDArray[np.float64]) -> float:
+    """Return the mean of the defined values on COCO's scale, 0 to 100; NaN if none is defined."""
     defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+    return 100 * float(defined.mean()) if defined.size else float("nan")
 
 
 def _summary(
@@ -203,13 +204,13 @@ def _summary(
     """COCO's twelve numbers from precision `(T, R, K, areas, counts)` and recall `(T, K, areas, counts)`."""
     at_50, at_75 = np.isclose(thresholds, 0.5), np.isclose(thresholds, 0.75)
     summary = {
-        "AP": _mean(precision[:, :, :, 0, -1]),
-        "AP50": _mean(precision[at_50, :, :, 0, -1]),
-        "AP75": _mean(precision[at_75, :, :, 0, -1]),
+        "AP": _score(precision[:, :, :, 0, -1]),
+        "AP50": _score(precision[at_50, :, :, 0, -1]),
+        "AP75": _score(precision[at_75, :, :, 0, -1]),
     }
-    summary |= {f"AP{name[0]}": _mean(precision[:, :, :, area, -1]) for area, name in enumerate(AREAS) if area}
-    summary |= {f"AR{count}": _mean(recall[:, :, 0, position]) for position, count in enumerate(counts)}
-    summary |= {f"AR{name[0]}": _mean(recall[:, :, area, -1]) for area, name in enumerate(AREAS) if area}
+    summary |= {f"AP{name[0]}": _score(precision[:, :, :, area, -1]) for area, name in enumerate(AREAS) if area}
+    summary |= {f"AR{count}": _score(recall[:, :, 0, position]) for position, count in enumerate(counts)}
+    summary |= {f"AR{name[0]}": _score(recall[:, :, area, -1]) for area, name in enumerate(AREAS) if area}
     return summary
 
 
@@ -228,13 +229,13 @@ def _per_class(
             category_id=category_id,
             name=names[category_id],
             objects=objects[category_id],
-            ap=_mean(precision[:, :, k, 0, -1]),
-            ap50=_mean(precision[at_50, :, k, 0, -1]),
-            ap75=_mean(precision[at_75, :, k, 0, -1]),
-            ap_small=_mean(precision[:, :, k, 1, -1]),
-            ap_medium=_mean(precision[:, :, k, 2, -1]),
-            ap_large=_mean(precision[:, :, k, 3, -1]),
-            recall=_mean(recall[:, k, 0, -1]),
+            ap=_score(precision[:, :, k, 0, -1]),
+            ap50=_score(precision[at_50, :, k, 0, -1]),
+            ap75=_score(precision[at_75, :, k, 0, -1]),
+            ap_small=_score(precision[:, :, k, 1, -1]),
+            ap_medium=_score(precision[:, :, k, 2, -1]),
+            ap_large=_score(precision[:, :, k, 3, -1]),
+            recall=_score(recall[:, k, 0, -1]),
         )
         for k, category_id in enumerate(sorted(names))
     ]

@@ -95,12 +95,12 @@ def size_chart(scores: AveragePrecision, objects: dict[str, int]) -> str:
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     names = ("small", "medium", "large")
-    values = [100 * scores.summary[f"AP{name[0]}"] for name in names]
+    values = [scores.summary[f"AP{name[0]}"] for name in names]
     bars = axes.bar(range(3), np.nan_to_num(values), color=RIGHT, width=0.6)
     axes.bar_label(bars, ["none" if np.isnan(value) else f"{value:.1f}" for value in values], padding=3)
     areas = ("under 32²", "32² to 96²", "over 96² px")
     axes.set_xticks(range(3), [f"{n}\n{a}\n{objects[n]} objects" for n, a in zip(names, areas, strict=True)])
-    axes.set(ylabel="AP in per cent", ylim=(0, 110))
+    axes.set(ylabel="AP", ylim=(0, 110))
     axes.set_yticks(range(0, 101, 20))
     plain(axes)
     return svg_text(figure)

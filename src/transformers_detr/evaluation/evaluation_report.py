@@ -161,6 +161,7 @@ def _page(
         classes=[row for row in classes if row["objects"]],
         unreadable={files[i]: reason for i, reason in evaluation.unreadable.items()},
         headline=_headline(evaluation),
+        best_f1=evaluation.best_overall.f1,
         summaries=[
             {"name": name, "numbers": scores.summary}
             for name, scores in (("Boxes", evaluation.boxes), ("Masks", evaluation.masks))
@@ -184,7 +185,7 @@ def _headline(evaluation: Evaluation) -> list[tuple[str, float]]:
         headline.append(("Mask AP", evaluation.masks.summary["AP"]))
     if evaluation.panoptic:
         headline.append(("Panoptic quality", evaluation.panoptic.all.pq))
-    return [*headline, ("Best F1, all classes", evaluation.best_overall.f1)]
+    return headline
 
 
 def _charts(

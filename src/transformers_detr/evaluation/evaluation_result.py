@@ -21,7 +21,7 @@ from transformers_detr.evaluation.scoring import Evaluation
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """Numbers of a model on a labeled dataset. All scores lie in [0, 1]; an undefined score is NaN.
+    """Numbers of a model on a labeled dataset. AP, AR and panoptic quality range from 0 to 100; NaN means undefined.
 
     Attributes:
         evaluation: Everything measured, with the precision-recall curves and the match of each detection.
@@ -74,7 +74,7 @@ class EvaluationResult:
         return str(self.settings.get("model", "predictions"))
 
     def __repr__(self) -> str:
-        numbers = ", ".join(f"{name} {100 * self.summary[name]:.1f}" for name in ("AP", "AP50", "AP75"))
+        numbers = ", ".join(f"{name} {self.summary[name]:.1f}" for name in ("AP", "AP50", "AP75"))
         images = f"{len(self.data.images)} images of {self.data.dataset.name} ({self.data.split})"
         return f"<EvaluationResult: {numbers}; {images}>"
 

@@ -34,7 +34,7 @@ class Evidence:
 
 
 def eval_results(evaluation: Evaluation, evidence: Evidence) -> list[EvalResult]:
-    """The headline numbers, in per cent with two decimals, as model cards give them."""
+    """Return the headline numbers with two decimals, as model cards give them."""
     boxes, masks, panoptic = evaluation.boxes, evaluation.masks, evaluation.panoptic
     limit = {"max_detections": boxes.max_detections[-1]}
     results = [
@@ -68,7 +68,7 @@ def _result(task: str, name: str, value: float, evidence: Evidence, metric_args:
         dataset_revision=evidence.dataset_revision,
         metric_type=name.lower().replace(" ", "_"),
         metric_name=name,
-        metric_value=None if math.isnan(value) else round(100 * value, 2),
+        metric_value=None if math.isnan(value) else round(value, 2),
         metric_args=metric_args if evidence.command is None else {**metric_args, "command": evidence.command},
         source_name="detr evaluate" if evidence.source_url else None,
         source_url=evidence.source_url,

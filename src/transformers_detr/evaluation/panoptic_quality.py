@@ -36,7 +36,7 @@ class PanopticMap:
 
 @dataclass(frozen=True)
 class PanopticScore:
-    """Panoptic quality and its two factors in [0, 1], averaged over `classes` classes; NaN if there are none."""
+    """Panoptic quality and its two factors from 0 to 100, averaged over `classes` classes; NaN if there are none."""
 
     pq: float
     sq: float
@@ -46,7 +46,7 @@ class PanopticScore:
 
 @dataclass(frozen=True)
 class ClassPanopticScore:
-    """One class: scores in [0, 1] (NaN when it neither occurs nor is predicted) and what they were counted from."""
+    """One class: scores from 0 to 100 (NaN when it neither occurs nor is predicted) and what they were counted from."""
 
     category_id: int
     name: str
@@ -126,8 +126,8 @@ def panoptic_quality(counts: NDArray[np.float64], categories: Sequence[CocoCateg
     weight = matched + wrong / 2 + missed / 2
     seen = weight > 0
     with np.errstate(invalid="ignore"):
-        pq, rq = ious / weight, matched / weight
-        sq = np.where(seen, ious / np.maximum(matched, 1), np.nan)
+        pq, rq = 100 * ious / weight, 100 * matched / weight
+        sq = np.where(seen, 100 * ious / np.maximum(matched, 1), np.nan)
     isthing = np.array([bool(category.get("isthing", 1)) for category in categories], dtype=bool)
 
     def average(chosen: NDArray[np.bool_]) -> PanopticScore:

@@ -12,7 +12,7 @@ COCO_VAL2017_IMAGES = 5000
 
 @dataclass(frozen=True)
 class Row:
-    """One metric, in [0, 1]: here, as published, and the difference."""
+    """One metric, from 0 to 100: here, as published, and the difference."""
 
     metric: str
     here: float
@@ -54,7 +54,7 @@ def compare_with_published(evaluation: Evaluation, model: str, padding: str) -> 
         ("PQ", panoptic.all.pq if panoptic else None, published.panoptic_quality),
     ]
     rows = [
-        Row(metric, here, value / 100, here - value / 100)
+        Row(metric, here, value, here - value)
         for metric, here, value in candidates
         if here is not None and value is not None
     ]

@@ -104,5 +104,5 @@ def draw_queries(boxes_cxcywh: np.ndarray[Any, Any], title: str = "", columns: i
     try:
         from transformers_detr.explanation.query_figure import query_chart
     except ImportError as error:
-        raise ImportError("draw_queries needs matplotlib: pip install 'transformers-detr[evaluate]'") from error
+        raise ImportError("draw_queries needs matplotlib: pip install matplotlib") from error
     return query_chart(boxes_cxcywh, title, columns)

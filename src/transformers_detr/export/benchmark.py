@@ -223,9 +223,10 @@ def _warmed_up(model: Any, pixels: list[Tensor]) -> Any:
 def _export(model: Any, processor: DetrImageProcessor, folder: Path, progress: Progress) -> list[BenchmarkRow]:
     """Export for the installed backends; return rows for the others."""
     usable = [backend for backend in _AUTOMATIC_BACKENDS if not missing_packages(backend)]
-    hint = "not installed: pip install 'transformers-detr[export]'"
     missing = [
-        BenchmarkRow(f"{backend} fp32", None, None, hint) for backend in _AUTOMATIC_BACKENDS if backend not in usable
+        BenchmarkRow(f"{backend} fp32", None, None, f"not installed: pip install {' '.join(packages)}")
+        for backend in _AUTOMATIC_BACKENDS
+        if (packages := missing_packages(backend))
     ]
     if usable:
         quantizes = not missing_packages(usable[0], ("int8",))

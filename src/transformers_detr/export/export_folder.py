@@ -70,8 +70,7 @@ def check_formats(formats: Sequence[Backend], precisions: Sequence[Precision]) -
             raise ValueError(f"format {', '.join(formats)} has no {precision}; {having} has")
     for backend in formats:
         if missing := missing_packages(backend, precisions):
-            hint = f"pip install 'transformers-detr[{REGISTRY[backend].extra}]'"
-            raise ImportError(f"format {backend} needs {', '.join(missing)} ({hint})")
+            raise ImportError(f"format {backend} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def with_fixed_size(processor: DetrImageProcessor, size: tuple[int, int]) -> DetrImageProcessor:

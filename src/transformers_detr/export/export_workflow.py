@@ -229,7 +229,7 @@ def _average_precision(model: Any, processor: DetrImageProcessor, labeled: Evalu
         return None
     batches = plan_batches(labeled.images, batch_size=4, equal_sizes=not model.supports_exact_padding)
     found = [prediction for batch in predict(model, processor, batches) for prediction in batch]
-    return 100 * float(score_detections(labeled.ground_truth, found).summary["AP"])
+    return float(score_detections(labeled.ground_truth, found).summary["AP"])
 
 
 def _describe(images: Sequence[Image.Image], origin: str) -> str:

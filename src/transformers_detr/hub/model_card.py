@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,12 @@ def model_card(config: DetrConfig, repository: str, custom_code: bool = False) -
     )
 
 
-def render_card(template: str, metadata: dict[str, Any], folders: Sequence[Path] = (), **variables: Any) -> str:
+def render_card(template: str, card_metadata: dict[str, Any], folders: Sequence[Path] = (), **variables: Any) -> str:
     """Render a card.
 
     Args:
         template: Name of the template file.
-        metadata: Arguments of huggingface_hub's `ModelCardData`; those that are None are omitted.
+        card_metadata: Arguments of huggingface_hub's `ModelCardData`; those that are None are omitted.
         folders: Folders to search for templates before this one.
         **variables: Variables of the template; a missing one is an error.
 
@@ -71,5 +72,13 @@ def render_card(template: str, metadata: dict[str, Any], folders: Sequence[Path]
         keep_trailing_newline=True,
         autoescape=False,  # the result is Markdown
     )
-    card_data = ModelCardData(library_name="transformers", **metadata)
-    return templates.get_template(template).render(card_data=card_data, photo=EXAMPLE_IMAGE, **variables)
+    card_data = ModelCardData(library_name="transformers", **card_metadata)
+    return templates.get_template(template).render(
+        card_data=card_data, photo=EXAMPLE_IMAGE, project_url=project_url(), **variables
+    )
+
+
+def project_url() -> str:
+    """Return the address of this package's repository, from its metadata."""
+    entries = (entry.split(", ", 1) for entry in metadata("transformers-detr").get_all("Project-URL", []))
+    return dict(entries)["Repository"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from transformers_detr.inference.detections import Detections
-from transformers_detr.inference.image_run import OutputFormat
+from transformers_detr.inference.output_format import OutputFormat
 from transformers_detr.inference.prediction_writer import PredictionWriter
 from transformers_detr.inference.predictions import SIDES, Record, to_detections, to_entries
 from transformers_detr.inference.sources import Source

@@ -175,9 +175,7 @@ class Detections(ImageResult):
         try:
             import supervision
         except ImportError as error:
-            raise ImportError(
-                "to_supervision needs supervision: pip install 'transformers-detr[supervision]'"
-            ) from error
+            raise ImportError("to_supervision needs supervision: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes_xyxy_px,
             confidence=self.scores,
@@ -196,7 +194,7 @@ class Detections(ImageResult):
         try:
             import pandas
         except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install 'transformers-detr[pandas]'") from error
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
         corners = dict(zip(("xmin", "ymin", "xmax", "ymax"), self.boxes_xyxy_px.T, strict=True))
         return pandas.DataFrame({"label": self.labels, "class_id": self.class_ids, "score": self.scores, **corners})
 

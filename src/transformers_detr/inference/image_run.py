@@ -9,30 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from transformers_detr import __version__
+from transformers_detr.inference.detection_output import DETECTIONS
+from transformers_detr.inference.detector import SegmentationTask, Segmenter
+from transformers_detr.inference.output_format import OutputFormat, save_image
 from transformers_detr.inference.prediction_writer import PredictionWriter
 from transformers_detr.inference.predictions import Record
 from transformers_detr.inference.predictor import Predictor, window_length
-from transformers_detr.inference.sources import Source
+from transformers_detr.inference.segment_output import SEGMENTS
+from transformers_detr.inference.sources import Source, gather_sources
 from transformers_detr.prefetch import prefetch_map
 
 ANNOTATED = "annotated"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputFormat:
-    """What is kept of the results of one kind of predictor.
-
-    Attributes:
-        found: Entry of each record that lists what was found: "detections" or "segments".
-        folders: Folders of images, in the output folder, that `record` fills.
-        record: Turns a result into its part of the record, after writing its images to the output folder, if any.
-        finish: Writes the files that summarize a finished run.
-    """
-
-    found: str
-    folders: tuple[str, ...]
-    record: Callable[[Source, Any, Path | None], Record]
-    finish: Callable[[PredictionWriter], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +39,72 @@ class RunSummary:
     failed: int
 
 
+def predict_to_folder(
+    predictor: Predictor[Any],
+    inputs: str | Path | Sequence[str | Path],
+    folder: str | Path,
+    *,
+    threshold: float | None = None,
+    batch_size: int = 4,
+    recursive: bool = False,
+    save_images: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[Record], None] = lambda record: None,
+) -> RunSummary:
+    """Predict images and write the results to a folder, as `detr detect` and `detr segment` do.
+
+    The folder receives `predictions.jsonl` (one record per image, written during the run), `annotated/`, and the
+    files of the task, such as `coco_results.json`.
+
+    Args:
+        predictor: A `Detector` or `Segmenter`.
+        inputs: Paths, folders, patterns and URLs of images.
+        folder: Folder to write to; created if missing.
+        threshold: Minimum score; None uses the predictor's default.
+        batch_size: Images per batch.
+        recursive: Search subfolders.
+        save_images: Write annotated images.
+        resume: Resume the run in the folder.
+        overwrite: Replace the results in the folder.
+        progress: Called with each record after it is written.
+
+    Returns:
+        The counts. An image that failed has a record with `error`.
+
+    Raises:
+        FileNotFoundError: An input does not exist or contains no image.
+        PredictionsError: The folder holds results and neither `resume` nor `overwrite` is given, or these results
+            were made with other settings, images or weights.
+        OSError: The disk is full or a file cannot be written. The run can be resumed.
+    """
+    folder, given = Path(folder), [inputs] if isinstance(inputs, (str, Path)) else inputs
+    output_format = format_of(predictor.task if isinstance(predictor, Segmenter) else None)
+    own = [folder / name for name in (ANNOTATED, *output_format.folders)]
+    sources = gather_sources([str(one) for one in given], recursive, leave_out=own)
+    model = predictor.model
+    settings = run_settings(
+        str(model.config._name_or_path), None, str(model.dtype), threshold, batch_size, images=save_images
+    )
+    locations = [source.location for source in sources]
+    run = PredictionWriter(folder, settings, locations, resume=resume, overwrite=overwrite)
+    return complete_run(
+        predictor,
+        output_format,
+        sources,
+        run,
+        threshold=threshold,
+        batch_size=batch_size,
+        save_images=save_images,
+        progress=progress,
+    )
+
+
+def format_of(task: SegmentationTask | None) -> OutputFormat:
+    """Return what is kept of the results of a segmentation task, or of detections (None)."""
+    return DETECTIONS if task is None else SEGMENTS[task]
+
+
 def predict_image(
     predictor: Predictor[Any], output_format: OutputFormat, source: Source, threshold: float | None, batch_size: int
 ) -> Record:
@@ -60,7 +113,7 @@ def predict_image(
     return record
 
 
-def predict_to_folder(
+def complete_run(
     predictor: Predictor[Any] | None,
     output_format: OutputFormat,
     sources: Sequence[Source],
@@ -150,11 +203,3 @@ def _record(output_format: OutputFormat, source: Source, outcome: Any, output: P
     if output is not None and outcome.image is not None:
         record["annotated"] = save_image(outcome.draw(), output, f"{ANNOTATED}/{source.output_name}")
     return record
-
-
-def save_image(image: Any, output: Path, name: str) -> str:
-    """Write an image into the output folder and return its name there."""
-    path = output / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=90)
-    return name

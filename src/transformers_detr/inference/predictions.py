@@ -5,7 +5,7 @@ The header holds `model`, `model_digest`, `class_names`, `settings` and `setting
 Boxes are in pixels of the upright image, with fractions. A record may also have:
 
 - `error` instead of a result,
-- `mask` in a detection: COCO's run-length code,
+- `mask` in a detection: COCO's run-length code (`detr segment --task instance`),
 - `segments` and `segmentation`: COCO's entries of the segments, and the name of the file of their ids or classes,
 - `annotated`: the annotated image, relative to the file,
 - `frame` and `time` of a video frame; `id` is the number of the frame.

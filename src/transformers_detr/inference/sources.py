@@ -99,13 +99,13 @@ def _expand(entry: str, recursive: bool, leave_out: Sequence[Path]) -> Iterator[
         for match in matches:
             yield from _expand(match, recursive, leave_out)
     elif path.is_dir():
-        for file in _pictures_in(path, recursive, leave_out):
+        for file in _images_in(path, recursive, leave_out):
             yield str(file), file.relative_to(path).as_posix()
     else:
         yield str(path), path.name
 
 
-def _pictures_in(folder: Path, recursive: bool, leave_out: Sequence[Path]) -> list[Path]:
+def _images_in(folder: Path, recursive: bool, leave_out: Sequence[Path]) -> list[Path]:
     """List the visible images of a folder, by their suffix."""
     files = [
         path

@@ -22,7 +22,7 @@ class Tracker:
         try:
             from trackers import ByteTrackTracker
         except ImportError as error:
-            raise ImportError("tracking needs trackers: pip install 'transformers-detr[tracking]'") from error
+            raise ImportError("tracking needs trackers: pip install trackers") from error
         self._tracker = ByteTrackTracker(
             frame_rate=rate,
             track_activation_threshold=threshold,

@@ -15,7 +15,7 @@ try:
     import av
     from av.video.reformatter import ColorRange, Colorspace
 except ImportError as error:
-    raise ImportError("videos need PyAV: pip install 'transformers-detr[video]'") from error
+    raise ImportError("videos need PyAV: pip install av") from error
 
 KEEP_CONTAINER = frozenset({".m4v", ".mkv", ".mov", ".mp4"})
 """Endings of files that a copy can have too; others become Matroska, which holds every kind of sound."""

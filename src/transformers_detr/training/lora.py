@@ -27,6 +27,6 @@ def add_lora(model: Any, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'transformers-detr[lora]'") from error
+        raise ImportError("LoRA needs peft: pip install peft") from error
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, modules_to_save=HEADS)
     return get_peft_model(model, config)

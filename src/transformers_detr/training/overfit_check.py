@@ -18,10 +18,10 @@ IMAGES = 8
 STEPS = {"pretrained": 400, "fresh": 1500}
 """Maximum of steps for a pretrained and for a fresh model."""
 
-OVERFITTED = 0.9
+OVERFITTED = 90
 """AP that passes the check and ends it."""
 
-LEARNING = 0.3
+LEARNING = 30
 """AP of a model that learns, but slowly."""
 
 
@@ -30,7 +30,7 @@ class OverfitResult:
     """Result of an overfit check.
 
     Attributes:
-        ap: Best AP on the eight images, in [0, 1]; mask AP where the model has a mask head.
+        ap: Best AP on the eight images, from 0 to 100; mask AP where the model has a mask head.
     """
 
     ap: float

@@ -110,7 +110,7 @@ def _headline(log: Log) -> list[tuple[str, str]]:
     for name, shown in SCORES.items():
         values = logged(log, name)
         if len(values):
-            headline.append((f"best {shown}", f"{100 * values[:, 1].max():.1f}"))
+            headline.append((f"best {shown}", f"{values[:, 1].max():.1f}"))
     loss = logged(log, "loss")
     if len(loss):
         headline.append(("final loss", f"{loss[-1, 1]:.3f}"))

@@ -114,7 +114,7 @@ class TrainingRun:
 
     Attributes:
         output_dir: Folder of the best model, the checkpoints, `recipe.yaml` and `training.html`.
-        metrics: COCO's metrics of the best checkpoint on the validation images, in [0, 1], such as "AP", "AP50"
+        metrics: COCO's metrics of the best checkpoint on the validation images, from 0 to 100, such as "AP", "AP50"
             and "mask_AP"; empty if the training was never evaluated.
         best_metric: Value that selected the best checkpoint, in [0, 1]; None if the training was never evaluated.
         best_metric_name: Name of this value in `metrics`: "AP", or "mask_AP" for a segmentation model.
@@ -374,7 +374,7 @@ def _refuse_other_settings(recipe: Recipe, before: Recipe) -> None:
 def _add_report(trainer: DetrTrainer, recipe: Recipe, output: Path, note: Notify) -> None:
     """Add the callback that writes `training.html`, if matplotlib is installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        note("training.html needs matplotlib: pip install 'transformers-detr[evaluate]'")
+        note("training.html needs matplotlib: pip install matplotlib")
         return
     from transformers_detr.training.training_report import PAGE, TrainingPageCallback
 

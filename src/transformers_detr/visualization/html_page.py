@@ -23,7 +23,7 @@ def render_page(folder: Path, template: str, **variables: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]), autoescape=True, trim_blocks=True
     )
-    environment.filters |= {"percent": _percent, "signed": _signed, "score": _score, "width": _width}
+    environment.filters |= {"metric": _metric, "signed": _signed, "score": _score, "width": _width}
     return environment.get_template(template).render(**variables)
 
 
@@ -39,12 +39,12 @@ def jpeg_url(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def _percent(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def _metric(value: float) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:+.1f}"
+    return "–" if math.isnan(value) else f"{value:+.1f}"
 
 
 def _score(value: float) -> str:
@@ -52,4 +52,4 @@ def _score(value: float) -> str:
 
 
 def _width(value: float) -> float:
-    return 0.0 if math.isnan(value) else round(100 * value, 1)
+    return 0.0 if math.isnan(value) else round(value, 1)
