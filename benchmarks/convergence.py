@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -83,7 +84,7 @@ def train(dataset: DetectionDataset, given: argparse.Namespace, side: str, seed:
     return clock.curve
 
 
-def rows(curves: dict[str, Curve]):
+def rows(curves: dict[str, Curve]) -> Iterator[tuple[Any, ...]]:
     """Yield a row for each run: its final AP, and when it reached the final AP of plain DETR with the same seed."""
     for name, curve in curves.items():
         side, _, seed = name.partition("-")

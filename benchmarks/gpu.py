@@ -47,7 +47,7 @@ def timed(run: Callable[[], Any]) -> Callable[[], None]:
 
 def images_per_second(sides: dict[str, Callable[[], Any]], batch: int, repeats: int) -> dict[str, float]:
     """By side; sides that fail are left out, with the reason on the error stream."""
-    running = {}
+    running: dict[str, Callable[[], object]] = {}
     for side, run in sides.items():
         try:
             for _ in range(WARM_UP):

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -28,10 +29,12 @@ from transformers_detr.model.loss_detr import loss_weights, match_predictions, s
 from transformers_detr.model.matcher_detr import MatchingCosts
 from transformers_detr.model.targets_detr import read_targets
 
+Batch = tuple[Tensor, Tensor, list[dict[str, Tensor]]]
+
 WEIGHTS = loss_weights(DetrConfig())
 
 
-def random_batch(images: int, layers: int, objects: int, queries: int, classes: int):
+def random_batch(images: int, layers: int, objects: int, queries: int, classes: int) -> Batch:
     """Logits `(L, B, Q, C + 1)`, boxes `(L, B, Q, 4)` and labels."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(layers, images, queries, classes + 1, generator=generator, requires_grad=True)
@@ -61,7 +64,9 @@ def stock_loss(
     return ForObjectDetectionLoss(logits[-1], labels, "cpu", boxes[-1], config, logits, boxes)[0]
 
 
-def step(loss: Callable[..., Tensor], logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]):
+def step(
+    loss: Callable[..., Tensor], logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]
+) -> tuple[Tensor, ...]:
     """Loss, and its gradients by logits and boxes."""
     value = loss(logits, boxes, labels)
     return value.detach(), *torch.autograd.grad(value, (logits, boxes))
@@ -79,9 +84,10 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
 
     batch = random_batch(arguments.images, arguments.layers, arguments.objects, arguments.queries, arguments.classes)
-    config = transformers.DetrConfig(auxiliary_loss=True, decoder_layers=arguments.layers, num_labels=arguments.classes)
+    config = transformers.DetrConfig(auxiliary_loss=True, decoder_layers=arguments.layers)
+    config.num_labels = arguments.classes
     stock = partial(stock_loss, config)
-    sides = {"ours": lambda: step(our_loss, *batch), "stock": lambda: step(stock, *batch)}
+    sides: dict[str, Callable[[], Any]] = {"ours": lambda: step(our_loss, *batch), "stock": lambda: step(stock, *batch)}
     results = zip(*(run() for run in sides.values()), strict=True)
     difference = max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in results)
 

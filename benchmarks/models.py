@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +72,7 @@ class Models:
         sizes = [image.size[::-1] for image in images]
         return processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
 
-    def same_answers(self, inputs: dict[str, torch.Tensor], ours: Any = None) -> None:
+    def same_answers(self, inputs: Mapping[str, torch.Tensor], ours: Any = None) -> None:
         """Compare both models, or another in place of ours with stock.
 
         Raises:

@@ -28,16 +28,17 @@ from typing import Any
 import numpy as np
 
 from transformers_detr.evaluation.average_precision import score_detections
+from transformers_detr.evaluation.coco_types import CocoAnnotation, CocoDataset
 from transformers_detr.evaluation.predictions import ImagePrediction, to_coco_results
 
 SIDES = ("ours", "pycocotools")
 HEIGHT, WIDTH = 480, 640
 
 
-def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[ImagePrediction]]:
+def generate(images: int, detections: int, classes: int) -> tuple[CocoDataset, list[ImagePrediction]]:
     """Ground truth in COCO's layout and detections that partly fit it; always the same."""
     rng = np.random.default_rng(0)
-    annotations: list[dict[str, Any]] = []
+    annotations: list[CocoAnnotation] = []
     predictions = []
     for image_id in range(1, images + 1):
         count = int(rng.poisson(7))
@@ -58,7 +59,7 @@ def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any]
                 }
             )
         predictions.append(_near(rng, image_id, objects, labels, detections, classes))
-    dataset = {
+    dataset: CocoDataset = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)],
         "categories": [{"id": label, "name": str(label)} for label in range(1, classes + 1)],
         "annotations": annotations,

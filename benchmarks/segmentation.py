@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,11 +27,10 @@ import transformers
 from report import machine, peak_bytes, write_json
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.utils import ModelOutput
 
 from transformers_detr import DetrConfig, DetrForSegmentation
 from transformers_detr.model.mask_head_detr import NO_MASK
-from transformers_detr.model.postprocessing_segmentation_detr import post_process_panoptic_segmentation
+from transformers_detr.model.postprocessing_segmentation_detr import SegmentInfo, post_process_panoptic_segmentation
 
 SIDES = ("stock", "all", "confident")
 CLASSES = 250
@@ -85,18 +85,18 @@ def measure(side: str, folder: Path, arguments: argparse.Namespace) -> None:
             save_outputs(model(pixel_values, mask_queries="confident"), folder / "confident.outputs")
 
 
-def save_outputs(outputs: ModelOutput, path: Path) -> None:
+def save_outputs(outputs: Any, path: Path) -> None:
     """Save the inputs of post-processing."""
     save_file({key: outputs[key].clone() for key in ("logits", "pred_masks")}, path)
 
 
-def segments(outputs: ModelOutput) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+def segments(outputs: Any) -> tuple[Any, list[SegmentInfo]]:
     """The map and the list of panoptic segments."""
     result = post_process_panoptic_segmentation(outputs)[0]
     return result["segmentation"], result["segments_info"]
 
 
-def compare(outputs: dict[str, ModelOutput]) -> dict[str, Any]:
+def compare(outputs: dict[str, Any]) -> dict[str, Any]:
     """How far masks and segments are apart."""
     stock, everything, confident = (outputs[side] for side in SIDES)
     run = (confident.pred_masks > NO_MASK / 2).flatten(2).any(2)
@@ -137,7 +137,7 @@ def main() -> int:
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--measure", side, name], check=True)
             report[side] = json.loads((folder / f"{side}.json").read_text(encoding="utf-8"))
             print(f"{side:12}{report[side]['seconds']:8.2f} s{report[side]['peak_gb']:8.2f} GB")
-        report |= compare({side: ModelOutput(load_file(folder / f"{side}.outputs")) for side in SIDES})
+        report |= compare({side: SimpleNamespace(**load_file(folder / f"{side}.outputs")) for side in SIDES})
     for side in SIDES[1:]:
         for kind in ("seconds", "processor_seconds"):
             report[side][f"times_fewer_{kind}"] = report["stock"][kind] / report[side][kind]

@@ -250,7 +250,7 @@ def tiny_model(folder: str) -> str:
     model = DetrForObjectDetection(config)
     with torch.no_grad():
         model.class_labels_classifier.weight *= 20
-        model.bbox_predictor.layers[-1].weight *= 20
+        model.get_parameter("bbox_predictor.layers.2.weight").mul_(20)
         model.model.query_position_embeddings.weight *= 10
     model.save_pretrained(folder)
     DetrImageProcessor(size={"shortest_edge": 256, "longest_edge": 448}).save_pretrained(folder)

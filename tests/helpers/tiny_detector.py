@@ -1,5 +1,8 @@
 """A detector small enough for tests, with random weights that make it sure of what it sees."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
@@ -8,9 +11,9 @@ from transformers_detr.inference.detector import Detector
 NAMES = {0: "cat", 1: "Möwe", 2: "椅子"}
 
 
-def tiny_detector(**config):
+def tiny_detector(**config: Any) -> Detector:
     torch.manual_seed(0)
-    values = {
+    values: dict[str, Any] = {
         "backbone": "resnet18",
         "d_model": 16,
         "encoder_layers": 1,
@@ -27,12 +30,12 @@ def tiny_detector(**config):
     with torch.no_grad():
         model.class_labels_classifier.weight *= 30
         model.class_labels_classifier.bias[-1] -= 4
-        model.bbox_predictor.layers[-1].weight *= 30
+        model.get_parameter("bbox_predictor.layers.2.weight").mul_(30)
         model.model.query_position_embeddings.weight *= 10
     return Detector(model.eval(), DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}))
 
 
-def save(detector, folder):
+def save(detector: Any, folder: Path) -> Path:
     detector.model.save_pretrained(folder)
     detector.image_processor.save_pretrained(folder)
     return folder

@@ -1,12 +1,14 @@
 """A segmentation model small enough for tests, with random weights that make masks differ from query to query."""
 
+from typing import Any
+
 import torch
 from tiny_detr import NATIVE_BACKBONE, randomize_norms, tiny_config
 
 from transformers_detr import DetrForSegmentation
 
 
-def tiny_segmenter(**changes):
+def tiny_segmenter(**changes: Any) -> DetrForSegmentation:
     torch.manual_seed(0)
     usual = {"encoder_attention_heads": 8} | ({} if "backbone" in changes else {"backbone_config": NATIVE_BACKBONE})
     model = DetrForSegmentation(tiny_config(**usual | changes)).eval()

@@ -70,7 +70,8 @@ class ModelOptions:
         model, processor = load_by_architecture(name, revision=self.revision, dtype=self.dtype)
         place = self.device or _default_device()
         try:
-            return model.to(place), self.image_processor or processor
+            moved = model.to(place)  # type: ignore[arg-type]  # Transformers' `to` has no types
+            return moved, self.image_processor or processor
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {str(place)!r} cannot be used: {str(error).splitlines()[0]}") from error
 

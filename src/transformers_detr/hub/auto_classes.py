@@ -28,5 +28,5 @@ def use_for_auto() -> None:
     AutoModelForObjectDetection.register(DetrConfig, DetrForObjectDetection, exist_ok=True)
     for segmentation in (AutoModelForImageSegmentation, AutoModelForUniversalSegmentation):
         segmentation.register(DetrConfig, DetrForSegmentation, exist_ok=True)
-    backends = {"pil": DetrImageProcessor, "torchvision": DetrImageProcessor}
+    backends: dict[str, type] = {"pil": DetrImageProcessor, "torchvision": DetrImageProcessor}
     AutoImageProcessor.register(DetrConfig, image_processor_classes=backends, exist_ok=True)

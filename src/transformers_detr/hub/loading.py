@@ -136,7 +136,8 @@ def load_pretrained(
             raise LoadingError(f"{name}: {Path(subfolder, 'config.json').as_posix()} is missing")
         _check_model_type(name, values, model_class)
         processor = DetrImageProcessor.from_pretrained(name, **hub)
-        model, info = model_class.from_pretrained(name, output_loading_info=True, **hub, **model_kwargs)
+        loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **hub, **model_kwargs)
+        model, info = loaded
     except LoadingError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:

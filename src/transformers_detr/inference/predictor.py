@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.load_exported import open_exported
@@ -24,6 +23,7 @@ from transformers_detr.hub.loading import load_pretrained
 from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.padding_detr import group_by_shape, pad_batch
+from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 from transformers_detr.prefetch import prefetch_map
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | Tensor
@@ -84,13 +84,13 @@ class Predictor(ABC, Generic[Result]):
         ValueError: As for `from_pretrained`.
     """
 
-    model_class: ClassVar[type[PreTrainedModel]]
+    model_class: ClassVar[type[DetrPreTrainedModel]]
     default_model: ClassVar[str]
     """Hub id that `from_pretrained` loads if none is named."""
 
     def __init__(
         self,
-        model: str | Path | PreTrainedModel | ExportedModel | None = None,
+        model: str | Path | DetrPreTrainedModel | ExportedModel | None = None,
         image_processor: DetrImageProcessor | None = None,
         *,
         device: str | torch.device | None = None,
@@ -113,8 +113,7 @@ class Predictor(ABC, Generic[Result]):
             options |= {"device": device, "dtype": dtype, "backend": backend}
             if given := [key for key, value in options.items() if value is not None]:
                 raise TypeError(f"{name}: {', '.join(given)} can be given with a Hub id or folder, not with a model")
-        usable: Any = model
-        self.model: PreTrainedModel | ExportedModel = usable
+        self.model: DetrPreTrainedModel | ExportedModel = model
         self.image_processor = image_processor
 
     @property
@@ -163,7 +162,7 @@ class Predictor(ABC, Generic[Result]):
         backend: Backend | None,
         precision: Precision,
         **options: Any,
-    ) -> tuple[PreTrainedModel | ExportedModel, DetrImageProcessor]:
+    ) -> tuple[DetrPreTrainedModel | ExportedModel, DetrImageProcessor]:
         name = name_or_folder or cls.default_model
         if backend is not None:
             if dtype is not None:
@@ -179,7 +178,7 @@ class Predictor(ABC, Generic[Result]):
             raise TypeError(f"{cls.__name__}: {str(error).partition('() ')[2] or error}") from error
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return model.to(device), image_processor
+        return model.to(device), image_processor  # type: ignore[arg-type]  # Transformers' `to` has no types
 
     @overload
     def __call__(

@@ -7,7 +7,7 @@ area is kept at zero inside the backbone, so an image gives the same features al
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -210,7 +210,7 @@ def _build_timm_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]
     # A checkpoint is loaded into a model that was built without memory; its backbone is never downloaded.
     pretrained = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
     try:
-        backbone = timm.create_model(
+        backbone: Any = timm.create_model(
             config.backbone,
             pretrained=pretrained,
             features_only=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.activations import ACT2FN
@@ -97,6 +97,9 @@ class DetrConfig(PreTrainedConfig):
         "num_attention_heads": "encoder_attention_heads",
         "num_hidden_layers": "encoder_layers",
     }
+    if TYPE_CHECKING:  # the base class's own types allow None
+        id2label: dict[int, str]
+        num_labels: int
 
     def __init__(
         self,
@@ -221,7 +224,7 @@ class DetrConfig(PreTrainedConfig):
     @_attn_implementation.setter
     def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
         asked = value if isinstance(value, dict) else {"": value}
-        PreTrainedConfig._attn_implementation.fset(self, asked)
+        PreTrainedConfig._attn_implementation.fset(self, asked)  # type: ignore[attr-defined]
 
     @property
     def output_attentions(self) -> bool | None:
@@ -237,7 +240,7 @@ class DetrConfig(PreTrainedConfig):
         """Check as the base class does, which refuses `output_attentions` without eager attention."""
         wanted, self._output_attentions = self._output_attentions, False
         try:
-            super().validate()
+            super().validate()  # type: ignore[misc]  # a decorator adds it
         finally:
             self._output_attentions = wanted
 
@@ -372,7 +375,7 @@ def _describe_backbone(
 def _native_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
     if isinstance(backbone_config, PreTrainedConfig):
         return backbone_config
-    values = dict(backbone_config) if backbone_config else {"model_type": "resnet"}
+    values: dict[str, Any] = dict(backbone_config) if backbone_config else {"model_type": "resnet"}
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise ValueError("backbone_config must name its model_type, for example {'model_type': 'resnet'}")

@@ -49,7 +49,7 @@ ImageParts = tuple[Image.Image, ...]
 """One PIL image of mode RGB (8 bit), or three of mode L (8 bit) or F (32-bit float): red, green and blue."""
 
 
-class DetrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+class DetrImageProcessorKwargs(ImagesKwargs, total=False):
     """Keywords of `DetrImageProcessor` beyond those of every image processor.
 
     Args:
@@ -126,6 +126,12 @@ class DetrImageProcessor(BaseImageProcessor):
     format: Any = AnnotationFormat.COCO_DETECTION
     do_convert_annotations: bool | None = None
     degenerate_boxes = "drop"
+    # None unless given
+    pad_size: Any
+    return_tensors: Any
+    data_format: Any
+    input_data_format: Any
+    device: Any
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__()

@@ -112,7 +112,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
         for layer in self.children():
             if isinstance(layer, nn.Conv2d):
                 init.kaiming_uniform_(layer.weight, a=1)
-                init.zeros_(layer.bias)
+                init.zeros_(layer.bias)  # type: ignore[arg-type]  # each has one
 
     def forward(
         self,

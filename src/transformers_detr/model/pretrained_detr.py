@@ -31,7 +31,7 @@ class DetrPreTrainedModel(PreTrainedModel):
     config: DetrConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # as in stock
     _no_split_modules = ["DetrConvEncoder", "DetrEncoderLayer", "DetrDecoderLayer"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a batch's mean: a Trainer has to divide it by accumulated batches

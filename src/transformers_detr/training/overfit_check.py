@@ -89,6 +89,6 @@ class _StopWhenOverfitted(transformers.TrainerCallback):
     def __init__(self, score: str):
         self.score = score
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop when AP reaches `OVERFITTED`."""
-        control.should_training_stop |= metrics[self.score] >= OVERFITTED
+        control.should_training_stop |= kwargs["metrics"][self.score] >= OVERFITTED

@@ -243,7 +243,7 @@ class DetrTrainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the plain model and the processor."""
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or self.args.output_dir)  # type: ignore[arg-type]  # checked by the arguments
             save_plain_model(self.model_to_use, folder, state_dict if self.ema is None else None)
             self.processing_class.save_pretrained(folder)
 

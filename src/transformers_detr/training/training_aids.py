@@ -6,7 +6,7 @@ model computes. Its weights, except those of extra queries, are the plain model'
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,18 +133,17 @@ def add_training_aids(model: DetrForObjectDetection, query_groups: int = 1, toke
     if query_groups < 1:
         raise ValueError(f"query_groups must be at least 1, got {query_groups}")
     model.__class__ = DetrWithTrainingAids
-    model.token_weight = token_weight
-    model.tokens_only = False
+    aided = cast(DetrWithTrainingAids, model)
+    aided.token_weight = token_weight
+    aided.tokens_only = False
     own = model.model.query_position_embeddings
-    model.extra_queries = None
+    aided.extra_queries = None
     if query_groups > 1:
-        model.extra_queries = nn.Embedding(own.num_embeddings * (query_groups - 1), own.embedding_dim).to(
-            own.weight.device
-        )
+        extra = nn.Embedding(own.num_embeddings * (query_groups - 1), own.embedding_dim).to(own.weight.device)
         with torch.no_grad():
-            spread = own.weight.std()
-            noise = torch.randn_like(model.extra_queries.weight) * spread
-            model.extra_queries.weight.copy_(own.weight.repeat(query_groups - 1, 1) * 0.5 + noise * 0.75**0.5)
+            noise = torch.randn_like(extra.weight) * own.weight.std()
+            extra.weight.copy_(own.weight.repeat(query_groups - 1, 1) * 0.5 + noise * 0.75**0.5)
+        aided.extra_queries = extra
 
 
 def assign_tokens(targets: Targets, shape: tuple[int, int], mask: Tensor | None) -> Matching:

@@ -25,7 +25,7 @@ def as_user(token: str | None, waits: list[float] | None = None) -> Iterator[Non
     from huggingface_hub.utils import _http
 
     waited = [] if waits is None else waits
-    clock = types.SimpleNamespace(**{**vars(time), "sleep": waited.append})
+    clock: Any = types.SimpleNamespace(**{**vars(time), "sleep": waited.append})
     os.environ.pop("HF_TOKEN", None)
     if token:
         os.environ["HF_TOKEN"] = token
@@ -65,7 +65,7 @@ def convert_and_push(arguments: list[str]) -> int:
 
     import convert_original
 
-    convert_original.config_of = lambda _: tiny_config()
+    convert_original.config_of = lambda checkpoint: tiny_config()
     with as_user(WRITER):
         return convert_original.main(arguments)
 
