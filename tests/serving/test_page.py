@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -52,10 +53,11 @@ def test_what_scripts_name_is_on_the_page():
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("there is no Chromium")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-fake-device-for-media-stream"]
     with playwright.sync_playwright() as driver:
+        program = program or driver.chromium.executable_path
+        if not Path(program).exists():
+            pytest.skip("Chromium is neither on the path nor installed by `playwright install chromium`")
         chromium = driver.chromium.launch(executable_path=program, args=[*flags, "--use-fake-ui-for-media-stream"])
         yield chromium
         chromium.close()
