@@ -358,16 +358,23 @@ def test_masks_are_padded_with_their_image():
     assert torch.equal(batch["labels"][0]["masks"][0], batch["pixel_mask"][0].bool())
 
 
-def test_annotation_errors():
+def test_annotation_errors(tmp_path):
+    for processor in (small(), StockProcessor()):
+        with pytest.raises(ValueError, match=r"^Invalid COCO detection annotations.*image_id"):
+            processor(photo(9, 9), {"annotations": []}, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"^Invalid COCO panoptic annotations: image 4 has no segments_info"):
+        small(format="coco_panoptic")(photo(9, 9), {"image_id": 4, "file_name": "x.png"}, masks_path=tmp_path)
     item = {"bbox": [1, 2, math.nan, 4], "category_id": 1, "id": 12}
-    with pytest.raises(ValueError, match=r"^image 4, annotation 12: bbox must hold finite numbers"):
+    with pytest.raises(
+        ValueError, match=r"^Invalid COCO detection annotations: image 4, annotation 12: bbox must hold finite numbers"
+    ):
         small()(photo(9, 9), {"image_id": 4, "annotations": [item]})
-    with pytest.raises(ValueError, match="one annotation per image is needed: 1 for 2 images"):
+    with pytest.raises(ValueError, match=r"^The number of images \(2\) and annotations \(1\) do not match\.$"):
         small()([photo(9, 9)] * 2, {"image_id": 4, "annotations": []})
     outside = {"bbox": [8, 8, 0, 4], "category_id": 1, "id": 12}
     annotation = {"image_id": 4, "annotations": [outside]}
     assert len(small()(photo(9, 9), annotation)["labels"][0]["boxes"]) == 0
-    with pytest.raises(ValueError, match=r"^image 4, annotation 12"):
+    with pytest.raises(ValueError, match=r"^Invalid COCO detection annotations: image 4, annotation 12"):
         small(degenerate_boxes="refuse")(photo(9, 9), annotation)
 
 
@@ -393,6 +400,20 @@ def test_attributes_and_file_are_stocks(tmp_path):
     loaded, fresh = json.loads(loaded.to_json_string()), json.loads(stock.to_json_string())
     for name in content.keys() - {"image_processor_type"}:
         assert loaded[name] == fresh[name], name
+
+
+@pytest.mark.parametrize("switch", ["do_resize", "do_rescale", "do_normalize", "do_pad"])
+def test_a_switch_that_is_none_is_off_and_stays_none(switch, tmp_path):
+    for cls in (DetrImageProcessor, StockProcessor):
+        processor = cls(**{switch: None})
+        assert processor.to_dict()[switch] is None
+        processor.save_pretrained(tmp_path)
+        assert getattr(DetrImageProcessor.from_pretrained(tmp_path), switch) is None
+    image = photo(40, 60)
+    ours, off = small(**{switch: None})(image), small(**{switch: False})(image)
+    assert torch.equal(ours["pixel_values"], off["pixel_values"])
+    assert ours.keys() == off.keys()
+    assert torch.equal(small()(image, **{switch: None})["pixel_values"], small()(image)["pixel_values"])
 
 
 def test_round_trip(tmp_path):

@@ -18,6 +18,17 @@ from transformers_detr.model import frozen_batch_norm_detr, modeling_detr
 
 SIZES = [(96, 128), (50, 70)]
 
+DINO = {
+    "model_type": "dinov2",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 16,
+    "image_size": 64,
+    "out_features": ["stage1", "stage2"],
+}
+"""A backbone that has attention."""
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -58,10 +69,10 @@ def test_attention_implementations_agree_and_all_give_maps(model, batch):
     model.set_attn_implementation("sdpa")
 
 
-@pytest.mark.parametrize("backbone", [{}, {"backbone_config": NATIVE_BACKBONE}])
+@pytest.mark.parametrize("backbone", [{}, {"backbone_config": NATIVE_BACKBONE}, {"backbone_config": DINO}])
 @torch.no_grad()
 def test_attention_is_chosen_whatever_the_backbone(backbone, batch, tmp_path):
-    """Stock refuses a name for the sake of `ResNetBackbone`, and maps by the config without the eager one."""
+    """Stock refuses "sdpa" for the sake of `ResNetBackbone`, and maps by the config without the eager one."""
     torch.manual_seed(0)
     DetrForObjectDetection(tiny_config(**backbone)).save_pretrained(tmp_path)
     expected = DetrForObjectDetection.from_pretrained(tmp_path).eval()(*batch).logits
@@ -76,6 +87,23 @@ def test_attention_is_chosen_whatever_the_backbone(backbone, batch, tmp_path):
         loaded.save_pretrained(tmp_path / name)
         again = DetrForObjectDetection(DetrConfig.from_pretrained(tmp_path / name, attn_implementation=name))
         assert (again.config._attn_implementation, again.config.output_attentions) == (name, True)
+
+
+@pytest.mark.parametrize(("backbone", "its_own"), [(NATIVE_BACKBONE, "eager"), (DINO, "sdpa")])
+def test_attention_reaches_a_backbone_that_has_any(backbone, its_own):
+    config = tiny_config(backbone_config=backbone)
+    for name in ("eager", "sdpa"):
+        config._attn_implementation = name
+        assert config.backbone_config._attn_implementation == name
+    model = DetrForObjectDetection(config)
+    assert (config._attn_implementation, config.backbone_config._attn_implementation) == ("sdpa", its_own)
+    for name, of_backbone in (("eager", "eager"), ("sdpa", its_own)):
+        model.set_attn_implementation(name)
+        assert (config._attn_implementation, config.backbone_config._attn_implementation) == (name, of_backbone)
+    model.set_attn_implementation({"": "eager", "backbone_config": its_own})
+    assert (config._attn_implementation, config.backbone_config._attn_implementation) == ("eager", its_own)
+    with pytest.raises(ValueError, match="nothing"):
+        model.set_attn_implementation("nothing")
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ SIZES = [(65, 99), (34, 70)]
 BACKBONES = {
     "native": {},
     "dc5": {"backbone": "resnet26", "dilation": True},
+    "three maps": {"backbone": "resnet18", "backbone_kwargs": {"out_indices": [2, 3, 4]}},
 }
 
 
@@ -429,9 +430,9 @@ def test_tokens_cannot_be_segmented(model):
         model(None, inputs_embeds=torch.zeros(1, 9, 32))
 
 
-def test_a_backbone_of_three_maps_is_refused():
-    with pytest.raises(ValueError, match="four feature maps, this one has 3"):
-        DetrForSegmentation(tiny_config(backbone_kwargs={"out_indices": [2, 3, 4]}, encoder_attention_heads=8))
+def test_a_backbone_of_two_maps_is_refused():
+    with pytest.raises(ValueError, match="three feature maps, this one has 2"):
+        DetrForSegmentation(tiny_config(backbone_kwargs={"out_indices": [3, 4]}, encoder_attention_heads=8))
 
 
 # Training

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 import transformers
-from tiny_detr import padded_batch
+from tiny_detr import NATIVE_BACKBONE, padded_batch
 from tiny_segmenter import tiny_segmenter
 from transformers.models.detr import modeling_detr as stock_modeling
 
@@ -16,10 +16,13 @@ from transformers_detr.model import modeling_segmentation_detr
 
 pytestmark = pytest.mark.current_stock
 
+STAGES = NATIVE_BACKBONE["out_features"]
 VARIANTS = {
     "resnet18": {"backbone": "resnet18"},
     "dc5": {"backbone": "resnet26", "dilation": True},
     "native": {},
+    "three maps": {"backbone_config": {**NATIVE_BACKBONE, "out_features": STAGES[1:]}},
+    "five maps": {"backbone_config": {**NATIVE_BACKBONE, "out_features": ["stem", *STAGES]}},
     "gelu": {"activation_function": "gelu", "d_model": 64},
 }
 

@@ -48,8 +48,7 @@ class DetrConvEncoder(nn.Module):
         if config.use_timm_backbone:
             self.model, self.intermediate_channel_sizes = _build_timm_backbone(config)
         else:
-            backbone = AutoBackbone.from_config(config.backbone_config)
-            self.model, self.intermediate_channel_sizes = backbone, list(backbone.channels)
+            self.model, self.intermediate_channel_sizes = _build_native_backbone(config.backbone_config)
         freeze_batch_norms(self.model)
         fold_batch_norms(self.model, config.num_channels)
         replace_stages(self.model)
@@ -189,6 +188,18 @@ def _agree(padded: Tensor, alone: Tensor) -> bool:
 def nearest_mask(pixel_mask: Tensor, size: tuple[int, ...]) -> Tensor:
     """The original's mask of a feature map `(B, h, w)`: each cell takes its nearest pixel's value, `(B, H, W)`."""
     return nn.functional.interpolate(pixel_mask[None].float(), size=tuple(size))[0].to(torch.bool)
+
+
+def _build_native_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
+    """Build a backbone of transformers; one that lacks the requested attention implementation chooses its own."""
+    try:
+        backbone = AutoBackbone.from_config(config)
+    except ValueError:
+        if config._attn_implementation is None:
+            raise
+        config._attn_implementation = None
+        backbone = AutoBackbone.from_config(config)
+    return backbone, list(backbone.channels)
 
 
 def _build_timm_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:

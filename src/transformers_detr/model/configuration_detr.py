@@ -212,21 +212,6 @@ class DetrConfig(PreTrainedConfig):
         return values
 
     @property
-    def _attn_implementation(self) -> str | None:
-        """Attention implementation of DETR's own layers.
-
-        The base class passes a name on to the backbone too, where `ResNetBackbone`, having no attention, refuses it.
-        Here the backbone keeps what it chose; `{"backbone_config": name}` sets it.
-        """
-        name: str | None = self._attn_implementation_internal
-        return name
-
-    @_attn_implementation.setter
-    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
-        asked = value if isinstance(value, dict) else {"": value}
-        PreTrainedConfig._attn_implementation.fset(self, asked)  # type: ignore[attr-defined]
-
-    @property
     def output_attentions(self) -> bool | None:
         """Return attention maps; unlike in the base class, with any attention implementation."""
         wanted: bool | None = self._output_attentions

@@ -44,6 +44,9 @@ from .coco_masks_detr import decode_rle  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
+SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_pad")
+"""Switches for which an explicit None, as a setting of the processor, is kept and means off."""
+
 Result = TypeVar("Result")
 ImageParts = tuple[Image.Image, ...]
 """One PIL image of mode RGB (8 bit), or three of mode L (8 bit) or F (32-bit float): red, green and blue."""
@@ -86,7 +89,9 @@ class DetrImageProcessor(BaseImageProcessor):
     which reproduces the original's numbers; images given as floats are resized as floats. There is one way of
     doing so, on the CPU; `device` says where the results go.
 
-    Every setting below is a keyword of the constructor, an attribute, and a keyword of a call, for that call.
+    Every setting below is a keyword of the constructor, an attribute, and a keyword of a call, for that call. None
+    means the default in the constructor, or off for `do_resize`, `do_rescale`, `do_normalize` and `do_pad`; in a call
+    it means the processor's setting.
     An unknown keyword is a TypeError; loading a file that has unknown ones is tolerated. Settings of other
     image processors (`do_convert_rgb`, `do_center_crop`, `crop_size`, `disable_grouping`,
     `image_seq_length`) are accepted and have no effect, as in stock.
@@ -138,8 +143,11 @@ class DetrImageProcessor(BaseImageProcessor):
         for name in self.valid_kwargs.__annotations__:
             setattr(self, name, copy.deepcopy(getattr(type(self), name, None)))
         self._apply(kwargs)
+        for name in SWITCHES:
+            if kwargs.get(name, True) is None:
+                setattr(self, name, None)
         if self.do_convert_annotations is None:
-            self.do_convert_annotations = self.do_normalize
+            self.do_convert_annotations = bool(self.do_normalize)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -175,7 +183,7 @@ class DetrImageProcessor(BaseImageProcessor):
         return {
             key: dict(value) if isinstance(value, SizeDict) else value
             for key, value in settings.items()
-            if value is not None
+            if value is not None or key in SWITCHES
         }
 
     def preprocess(
@@ -216,7 +224,7 @@ class DetrImageProcessor(BaseImageProcessor):
             raise ValueError("images is empty")
         annotations = [annotations] if isinstance(annotations, Mapping) else annotations
         if annotations is not None and len(annotations) != len(items):
-            raise ValueError(f"one annotation per image is needed: {len(annotations)} for {len(items)} images")
+            raise ValueError(f"The number of images ({len(items)}) and annotations ({len(annotations)}) do not match.")
 
         images_parts = [settings._read(item, f"images[{index}]") for index, item in enumerate(items)]
         original_sizes = [(parts[0].height, parts[0].width) for parts in images_parts]
@@ -361,10 +369,14 @@ class DetrImageProcessor(BaseImageProcessor):
             raise ValueError("masks_path, the folder of the panoptic PNGs, is needed for coco_panoptic")
         else:
             read = partial(panoptic_target, masks_path=masks_path, return_masks=return_masks is not False)
-        return [
-            read(annotation, size, degenerate_boxes=self.degenerate_boxes, name=f"annotations[{index}]")
-            for index, (annotation, size) in enumerate(zip(annotations, sizes, strict=True))
-        ]
+        try:
+            return [
+                read(annotation, size, degenerate_boxes=self.degenerate_boxes, name=f"annotations[{index}]")
+                for index, (annotation, size) in enumerate(zip(annotations, sizes, strict=True))
+            ]
+        except ValueError as error:
+            kind = str(AnnotationFormat(self.format).value).removeprefix("coco_")
+            raise ValueError(f"Invalid COCO {kind} annotations: {error}") from error
 
     def _fit_target(self, target: Target, size: Size, padded: Size | None) -> Target:
         """Do to a target what was done to its image."""

@@ -1,4 +1,4 @@
-"""Mask head: attention of each decoded query over the memory, and from it a mask at a quarter of the resolution.
+"""Mask head: attention of each decoded query over the memory, and from it a mask at the finest feature map's size.
 
 A few queries run at a time. Terms shared by all queries of an image are computed once: convolution is linear, so
 the convolution of (image features, attention maps) is the sum of one over the features, which all queries share, and
@@ -86,7 +86,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
     Args:
         width: Width `D`.
         num_heads: Attention maps per query.
-        channels: Channels of the backbone's three finer feature maps, coarsest first.
+        channels: Channels of the backbone's three finest feature maps, coarsest first.
         activation: Activation behind each norm, by its transformers name.
 
     Raises:
@@ -131,7 +131,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
             maps: Attention maps of each query, `(M, heads, h, w)`.
             image: Index in the batch of the image that each query belongs to, `(M,)`.
             projected: The last feature map at the transformer's width, `(B, D, h, w)`.
-            fine: The backbone's last feature map but one, `(B, channels[0], …)`.
+            fine: The coarsest of the backbone's three finest feature maps, `(B, channels[0], …)`.
             finer: The one before, `(B, channels[1], …)`.
             finest: The one before, `(B, channels[2], h', w')`.
             real: True where a cell shows the image, `(B, …)` for each of the four: padding is then kept out of the

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from .backbone_detr import FeatureMap
 from .configuration_detr import DetrConfig
 from .loss_detr import MatchedPredictions
 from .mask_head_detr import NO_MASK, DetrAttentionMaps, DetrMaskHead, confident_queries
@@ -19,7 +20,6 @@ from .pretrained_detr import DetrPreTrainedModel
 
 # isort: split
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
-from .backbone_detr import FeatureMap  # noqa: F401
 from .boxes_detr import box_area  # noqa: F401
 from .cpu_kernels_detr import DetrLinear  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
@@ -41,8 +41,9 @@ class DetrSegmentationOutput(ModelOutput):
         loss_dict: The losses by name, when `labels` are given.
         logits: Class logits, the last column being "no object", `(B, Q, C + 1)`.
         pred_boxes: Boxes as (center x, center y, width, height), relative to the unpadded image, `(B, Q, 4)`.
-        pred_masks: Mask logits on the padded canvas at a quarter of its resolution, `(B, Q, H / 4, W / 4)`; -10000 for
-            queries that were not run and, with `exact_padding`, behind the image.
+        pred_masks: Mask logits on the padded canvas at the resolution of the backbone's finest feature map, which for
+            most is `(B, Q, H / 4, W / 4)`; -10000 for queries that were not run and, with `exact_padding`, behind the
+            image.
         auxiliary_outputs: As in `DetrObjectDetectionOutput`, also the following ones.
         last_hidden_state: Decoded queries, `(B, Q, D)`.
         decoder_hidden_states: The decoder's input and each layer's output, `(B, Q, D)` each.
@@ -72,7 +73,8 @@ class DetrForSegmentation(DetrPreTrainedModel):
     """DETR with a mask for each query, for panoptic, instance and semantic segmentation.
 
     Args:
-        config: The configuration; its backbone must have four stages.
+        config: The configuration; its backbone must give three or more feature maps, of which the mask head takes the
+            three finest.
 
     Raises:
         ValueError: The mask head cannot be built with this width or backbone.
@@ -96,11 +98,11 @@ class DetrForSegmentation(DetrPreTrainedModel):
         super().__init__(config)
         self.detr = DetrForObjectDetection(config)
         channels = self.detr.model.backbone.intermediate_channel_sizes
-        if len(channels) != 4:
-            raise ValueError(f"segmentation needs a backbone with four feature maps, this one has {len(channels)}")
+        if len(channels) < 3:
+            raise ValueError(f"segmentation needs a backbone with three feature maps, this one has {len(channels)}")
         heads = config.encoder_attention_heads
         self.bbox_attention = DetrAttentionMaps(config.d_model, heads, config.init_xavier_std)
-        self.mask_head = DetrMaskHead(config.d_model, heads, channels[-2::-1], config.activation_function)
+        self.mask_head = DetrMaskHead(config.d_model, heads, channels[2::-1], config.activation_function)
         self.post_init()
 
     @classmethod
@@ -181,7 +183,7 @@ class DetrForSegmentation(DetrPreTrainedModel):
             exact_padding,
             every_layer=labels is not None and self.config.auxiliary_loss,
         )
-        features = _features(detected.encoded)
+        levels = _mask_head_levels(detected.encoded)
         logits = detected.logits[-1]
         matched = None
         if labels is not None:
@@ -189,7 +191,7 @@ class DetrForSegmentation(DetrPreTrainedModel):
             matched = self.detr.match_labels(detected.logits, detected.boxes, labels, canvas)
         image, query = self._queries_to_run(mask_queries, logits, matched)
         exact = self.detr.model.is_exact(exact_padding)
-        masks = self._masks(detected, features, image, query, exact, masks_at_once)  # (M, h', w')
+        masks = self._masks(detected, levels, image, query, exact, masks_at_once)  # (M, h', w')
         pred_masks = logits.new_full((*logits.shape[:2], *masks.shape[1:]), NO_MASK)  # (B, Q, h', w')
         pred_masks[image, query] = masks.to(pred_masks.dtype)
         loss, terms = None, None
@@ -221,26 +223,29 @@ class DetrForSegmentation(DetrPreTrainedModel):
     def _masks(
         self,
         detected: Detected,
-        features: list[Tensor],
+        levels: list[FeatureMap],
         image: Tensor,
         query: Tensor,
         exact: bool,
         at_once: int | None,
     ) -> Tensor:
         """Mask logits `(M, h', w')` of queries given by image and number, `(M,)` each."""
+        features, real = zip(*levels, strict=True)  # the masks are (B, h, w) each, or None
         memory = detected.encoded.memory.last_hidden_state.transpose(1, 2).unflatten(2, features[0].shape[2:])
-        real = [level.mask for level in reversed(detected.encoded.pyramid)]  # (B, h, w) each, or None
         maps = self.bbox_attention(detected.decoded.last_hidden_state, memory, real[0])  # (B, Q, heads, h, w)
         kept_out = real if exact and real[0] is not None else None
         masks: Tensor = self.mask_head(maps[image, query], image, *features, real=kept_out, at_once=at_once)
         return masks
 
 
-def _features(encoded: EncodedImages) -> list[Tensor]:
-    """The feature maps that the mask head takes: the projected one, then the backbone's finer ones, coarsest first."""
+def _mask_head_levels(encoded: EncodedImages) -> list[FeatureMap]:
+    """The feature maps that the mask head takes: the projected one, then the backbone's three finest, coarsest first.
+
+    Of three, as stock takes them, the coarsest comes twice: projected and as it is.
+    """
     if encoded.projected is None:
         raise ValueError("inputs_embeds cannot be segmented: masks need the feature maps of the backbone")
-    return [encoded.projected, *(level.features for level in encoded.pyramid[-2::-1])]
+    return [FeatureMap(encoded.projected, encoded.pyramid[-1].mask), *encoded.pyramid[2::-1]]
 
 
 def _pairs(mask_queries: str | Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,9 +81,13 @@ class DetrPreTrainedModel(PreTrainedModel):
         return info, index
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Choose what DETR's own attention runs on; for the backbone's, if it has any, see `DetrConfig`."""
-        asked = attn_implementation if isinstance(attn_implementation, dict) else {"": attn_implementation}
-        super().set_attn_implementation(asked, *args, **kwargs)
+        """Choose the attention implementation; a backbone that has no such implementation keeps its own."""
+        try:
+            super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        except ValueError:
+            if isinstance(attn_implementation, dict):
+                raise
+            super().set_attn_implementation({"": attn_implementation}, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a backbone."""
