@@ -12,6 +12,7 @@ import torch
 from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrModel
 from transformers_detr.model import modeling_detr
@@ -297,6 +298,29 @@ def test_pretrained_backbone_is_fetched_from_a_config_and_never_for_a_checkpoint
     backbone_downloads.clear()
     DetrForObjectDetection.from_pretrained(tmp_path)
     assert backbone_downloads == [False]
+
+
+def test_a_backbone_of_transformers_by_its_folder(tmp_path):
+    fields = {name: value for name, value in NATIVE_BACKBONE.items() if name not in ("model_type", "out_features")}
+    torch.manual_seed(0)
+    stored = ResNetForImageClassification(ResNetConfig(**fields))
+    stored.save_pretrained(tmp_path / "resnet")
+    named = {"backbone": str(tmp_path / "resnet"), "use_timm_backbone": False}
+    config = tiny_config(**named, backbone_kwargs={"out_indices": [2, 3, 4]}, use_pretrained_backbone=True)
+    assert config.backbone_config.hidden_sizes == NATIVE_BACKBONE["hidden_sizes"]
+    model = DetrForObjectDetection(config)
+    assert model.model.backbone.intermediate_channel_sizes == [32, 64, 128]
+    weights = stored.resnet.state_dict()
+    for name, weight in model.model.backbone.conv_encoder.model.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    assert model.model.backbone.conv_encoder.model.config is config.backbone_config
+    model.save_pretrained(tmp_path / "detr")
+    stored.resnet.embedder.embedder.convolution.weight.data.zero_()
+    stored.save_pretrained(tmp_path / "resnet")  # which loading the checkpoint does not look at
+    loaded = DetrForObjectDetection.from_pretrained(tmp_path / "detr")
+    assert all(torch.equal(weight, loaded.get_parameter(name)) for name, weight in model.named_parameters())
+    with pytest.raises(ValueError, match="does not name where its weights are"):
+        DetrForObjectDetection(tiny_config(backbone_config=NATIVE_BACKBONE, use_pretrained_backbone=True))
 
 
 @pytest.mark.parametrize("changes", [{}, {"backbone_config": NATIVE_BACKBONE}, {"position_embedding_type": "learned"}])

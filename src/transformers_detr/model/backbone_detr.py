@@ -48,7 +48,7 @@ class DetrConvEncoder(nn.Module):
         if config.use_timm_backbone:
             self.model, self.intermediate_channel_sizes = _build_timm_backbone(config)
         else:
-            self.model, self.intermediate_channel_sizes = _build_native_backbone(config.backbone_config)
+            self.model, self.intermediate_channel_sizes = _build_native_backbone(config)
         freeze_batch_norms(self.model)
         fold_batch_norms(self.model, config.num_channels)
         replace_stages(self.model)
@@ -192,14 +192,28 @@ def nearest_mask(pixel_mask: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _build_native_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
     """Build a backbone of transformers; one that lacks the requested attention implementation chooses its own."""
+    described = config.backbone_config
     try:
-        backbone = AutoBackbone.from_config(config)
+        backbone = AutoBackbone.from_config(described)
     except ValueError:
-        if config._attn_implementation is None:
+        if described._attn_implementation is None:
             raise
-        config._attn_implementation = None
-        backbone = AutoBackbone.from_config(config)
+        described._attn_implementation = None
+        backbone = AutoBackbone.from_config(described)
+    if _wants_pretrained(config):
+        name = described._name_or_path
+        if not name:
+            raise ValueError(
+                "use_pretrained_backbone=True: this backbone_config does not name where its weights are; "
+                "give backbone=NAME, use_timm_backbone=False instead"
+            )
+        backbone.load_state_dict(type(backbone).from_pretrained(name, config=described).state_dict())
     return backbone, list(backbone.channels)
+
+
+def _wants_pretrained(config: PreTrainedConfig) -> bool:
+    """A checkpoint is loaded into a model that was built without memory; its backbone is never downloaded."""
+    return bool(config.use_pretrained_backbone) and torch.get_default_device().type != "meta"
 
 
 def _build_timm_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]]:
@@ -218,12 +232,10 @@ def _build_timm_backbone(config: PreTrainedConfig) -> tuple[nn.Module, list[int]
             -2,
             -1,
         )  # the four stages, whether or not the stem counts as a level
-    # A checkpoint is loaded into a model that was built without memory; its backbone is never downloaded.
-    pretrained = config.use_pretrained_backbone and torch.get_default_device().type != "meta"
     try:
         backbone: Any = timm.create_model(
             config.backbone,
-            pretrained=pretrained,
+            pretrained=_wants_pretrained(config),
             features_only=True,
             in_chans=config.num_channels,
             **arguments,

@@ -44,9 +44,11 @@ class DetrConfig(PreTrainedConfig):
     when they are passed to the constructor.
 
     Args:
-        backbone: Name of a timm model. None selects `backbone_config`.
+        backbone: Name of a timm model; with `use_timm_backbone=False`, folder or Hub name of a transformers backbone,
+            whose configuration is read. None selects `backbone_config`.
         backbone_config: Configuration of a transformers backbone, used instead of a timm backbone.
-        backbone_kwargs: Further arguments for `timm.create_model`, such as `{"pad_type": "same"}`.
+        backbone_kwargs: Further arguments for `timm.create_model`, such as `{"pad_type": "same"}`, or fields of the
+            configuration that `backbone` names.
         use_timm_backbone: Whether the backbone is a timm model. None derives it from `backbone_config`.
         use_pretrained_backbone: Whether a model that is built from this configuration downloads pretrained
             backbone weights. Ignored when a checkpoint is loaded, and stored as False next to one.
@@ -343,7 +345,7 @@ def _describe_backbone(
             raise ValueError("dilation=True needs a timm backbone (backbone='resnet50'); backbone_config was given")
         return {
             "backbone": None,
-            "backbone_config": _native_config(backbone_config),
+            "backbone_config": _native_config(backbone or backbone_config, backbone_kwargs or {}),
             "backbone_kwargs": None,
             "use_timm_backbone": False,
             "dilation": False,
@@ -357,7 +359,12 @@ def _describe_backbone(
     }
 
 
-def _native_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+def _native_config(
+    backbone_config: str | dict[str, Any] | PreTrainedConfig | None, backbone_kwargs: dict[str, Any]
+) -> PreTrainedConfig:
+    """The configuration of a transformers backbone; a folder or a name on the Hub is read, with the arguments."""
+    if isinstance(backbone_config, str):
+        return AutoConfig.from_pretrained(backbone_config, **backbone_kwargs)
     if isinstance(backbone_config, PreTrainedConfig):
         return backbone_config
     values: dict[str, Any] = dict(backbone_config) if backbone_config else {"model_type": "resnet"}

@@ -91,7 +91,7 @@ class DetrModel(DetrPreTrainedModel):
     """Backbone and transformer without heads: images in, decoded queries out.
 
     Args:
-        config: The configuration. Its `use_pretrained_backbone=True` downloads backbone weights from timm.
+        config: The configuration. Its `use_pretrained_backbone=True` downloads backbone weights.
     """
 
     def __init__(self, config: DetrConfig):
