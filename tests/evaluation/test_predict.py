@@ -125,6 +125,7 @@ def test_images_that_cannot_be_read_are_named_and_count(scene_detector, broken, 
 def test_outputs_that_are_not_finite_are_named(scene_detector, scene_records):
     class Diverged(torch.nn.Module):
         device = torch.device("cpu")
+        config = scene_detector[0].config
 
         def forward(self, **inputs):
             outputs = scene_detector[0](**inputs)

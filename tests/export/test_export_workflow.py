@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from transformers_detr import Detector, export_model
+from transformers_detr import Detector, DetrConfig, export_model
 from transformers_detr.backends import registry
 from transformers_detr.export import export_workflow
 from transformers_detr.export.benchmark import benchmark_backends
@@ -49,7 +49,7 @@ def test_ap_is_on_cocos_scale(monkeypatch):
     monkeypatch.setattr(export_workflow, "score_detections", lambda *_: scored)
     monkeypatch.setattr(export_workflow, "plan_batches", lambda *_, **__: [])
     labeled = type("Labeled", (), {"images": (), "ground_truth": None})()
-    model = type("Model", (), {"supports_exact_padding": True})()
+    model = type("Model", (), {"supports_exact_padding": True, "config": DetrConfig()})()
     assert math.isclose(export_workflow._average_precision(model, None, labeled), 100)
 
 

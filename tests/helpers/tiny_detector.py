@@ -32,7 +32,9 @@ def tiny_detector(**config: Any) -> Detector:
         model.class_labels_classifier.bias[-1] -= 4
         model.get_parameter("bbox_predictor.layers.2.weight").mul_(30)
         model.model.query_position_embeddings.weight *= 10
-    return Detector(model.eval(), DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}))
+    channels = model.config.num_channels
+    statistics = {} if channels == 3 else {"image_mean": [0.5] * channels, "image_std": [0.25] * channels}
+    return Detector(model.eval(), DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}, **statistics))
 
 
 def save(detector: Any, folder: Path) -> Path:

@@ -15,7 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_detr.model.image_io_detr import TooManyPixels, UnknownFormat, array_planes, load_image
+from transformers_detr.model.image_io_detr import (
+    ChannelsError,
+    TooManyPixels,
+    UnknownFormat,
+    array_planes,
+    load_image,
+    load_pixels,
+)
 
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -96,6 +103,69 @@ def test_an_rgb_image_is_not_copied():
     assert load_image(image) is image
 
 
+RGBA = Image.fromarray(np.dstack([UPRIGHT, UPRIGHT[::-1, :, 0]]))
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+@pytest.mark.parametrize("channels", MODES)
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "1", "P"])
+def test_images_have_the_channels_that_are_wanted(mode, channels):
+    """As Pillow converts them, but that alpha is not made up."""
+    image = (RGBA if "A" in mode else RGBA.convert("RGB")).convert(mode)
+    if channels % 2 == 0 and "A" not in mode:
+        with pytest.raises(ChannelsError, match=rf"^image 3: has {len(mode) if mode != 'YCbCr' else 3} channels"):
+            load_pixels(image, channels, "image 3")
+        return
+    wanted = image.convert(MODES[channels])
+    for source in [image, *([png(np.asarray(image)), np.asarray(image)] if mode in MODES.values() else [])]:
+        found = load_pixels(source, channels)
+        assert found.mode == MODES[channels]
+        assert np.array_equal(found, wanted)
+
+
+def test_sixteen_bits_palettes_and_transparent_colors():
+    gray = Image.fromarray(GRAY.astype(np.uint16) * 257)
+    assert np.array_equal(load_pixels(gray, 1), GRAY)
+    palette = RGBA.quantize(8)
+    assert np.array_equal(load_pixels(palette, 4), palette.convert("RGBA"))
+    assert np.asarray(palette.convert("RGBA"))[..., 3].min() < 255
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4])
+@pytest.mark.parametrize("given", [2, 4])
+def test_floats_are_converted_as_bytes_are(given, wanted):
+    array = np.asarray(RGBA.convert(MODES[given]))
+    exact = array_planes(array.astype(np.float32), wanted)
+    assert {plane.dtype for plane in exact} == {np.dtype(np.float32)}
+    assert np.abs(np.subtract(exact, array_planes(array, wanted))).max() <= 0.5
+
+
+def test_arrays_in_files(tmp_path):
+    array = np.random.default_rng(0).integers(0, 65536, (9, 7, 6), dtype=np.uint16)
+    path = tmp_path / "image.npy"
+    np.save(path, array)
+    eight_bit = np.rint(array / 257).astype(np.uint8)
+    for source in (path, path.read_bytes(), array):
+        assert np.array_equal(load_pixels(source, 6), eight_bit)
+        assert np.array_equal(load_image(source), eight_bit[..., :3])
+    assert np.array_equal(load_pixels(array.transpose(2, 0, 1), 6), eight_bit)
+    with pytest.raises(ChannelsError, match=rf"^{path}: expected 5 channels on .* \(9, 7, 6\)"):
+        load_pixels(path, 5)
+    with pytest.raises(UnknownFormat, match=r"image\.npy"):
+        load_pixels(path, 6, formats=("PNG",))
+    with pytest.raises(TooManyPixels, match=r"image\.npy: has 7×9 pixels, more than 62"):
+        load_pixels(path, 6, most_pixels=62)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"image\.npy: cannot be read as an image"):
+        load_pixels(path, 6)
+    np.save(path, np.array([{"not": "numbers"}]))
+    with pytest.raises(ValueError, match=r"image\.npy: cannot be read as an image: .*allow_pickle"):
+        load_pixels(path, 6)
+    huge = path.read_bytes().replace(b"(1,)", b"(9" + b"0" * 14 + b",)").replace(b"'|O'", b"'<f8'")
+    with pytest.raises(ValueError, match=r"^image: cannot be read as an image"):
+        load_pixels(huge, 6)
+
+
 CHANNELS_FIRST = UPRIGHT.transpose(2, 0, 1)
 
 
@@ -129,15 +199,16 @@ def test_arrays_split_into_planes(array, expected):
 
 def test_input_data_format_decides():
     array = UPRIGHT[:3, :4, :3]
-    assert np.array_equal(array_planes(array, "channels_first"), array)
-    assert np.array_equal(array_planes(torch.from_numpy(array), "channels_last"), array.transpose(2, 0, 1))
+    assert np.array_equal(array_planes(array, input_data_format="channels_first"), array)
+    assert np.array_equal(
+        array_planes(torch.from_numpy(array), input_data_format="channels_last"), array.transpose(2, 0, 1)
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
         (np.zeros((0, 5, 3), np.uint8), "has no pixels"),
-        (np.zeros((5, 5, 5), np.uint8), "1 to 4 channels"),
         (np.zeros((5,), np.uint8), "2 or 3 axes"),
         (np.zeros((2, 5, 5, 3), np.uint8), "2 or 3 axes"),
         (np.full((5, 5), 256, np.int32), "0…255"),

@@ -22,7 +22,7 @@ class Engine:
     """A loaded graph.
 
     Attributes:
-        run: Function of images `(B, 3, H, W)` float32 and a mask `(B, …, …)` int64, of any size unless it is fixed.
+        run: Function of images `(B, C, H, W)` float32 and a mask `(B, …, …)` int64, of any size unless it is fixed.
             Returns the outputs by name, on the CPU.
         fixed_size: The only (height, width) that `run` takes; None if it takes any size.
     """
@@ -77,7 +77,7 @@ class ExportedModel:
         """Run the model.
 
         Args:
-            pixel_values: `(B, 3, H, W)`.
+            pixel_values: `(B, C, H, W)`.
             pixel_mask: 1 for real pixels, `(B, H, W)`; None if nothing is padded.
             **options: Ignored, since the graph is fixed. It returns the masks of all queries.
 

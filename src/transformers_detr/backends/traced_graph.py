@@ -46,7 +46,7 @@ class DetrGraph(nn.Module):
         self.model.to(dtype)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
-        """Images `(B, 3, H, W)` and a mask of any height and width, `(B, …, …)` int64, to what `OUTPUTS` names."""
+        """Images `(B, C, H, W)` and a mask of any height and width, `(B, …, …)` int64, to what `OUTPUTS` names."""
         mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=pixel_values.shape[-2:])[:, 0]
         outputs = self.model(
             pixel_values=pixel_values,
@@ -114,7 +114,7 @@ def trace(
     height, width = fixed_size or _EXAMPLE_SIZE
     # A batch of one would be traced as a constant, and a mask of the image's size would be tied to it.
     mask_size = fixed_size or (_EXAMPLE_SIZE[0] // 2, _EXAMPLE_SIZE[1] // 2)
-    example = (torch.zeros(2, 3, height, width), torch.ones(2, *mask_size, dtype=torch.int64))
+    example = (torch.zeros(2, model.config.num_channels, height, width), torch.ones(2, *mask_size, dtype=torch.int64))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.export.export(

@@ -111,6 +111,16 @@ def train(
         bool,
         typer.Option("--masks", rich_help_panel="Model", help="Add a mask head to a trained detector and train it."),
     ] = False,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel="Model",
+            metavar="N",
+            min=1,
+            help="Number of channels of the images.",
+            show_default="the model's",
+        ),
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16", "float16"],
         typer.Option(
@@ -194,6 +204,7 @@ def train(
             "freeze": freeze or (),
             "lora_rank": lora,
             "masks": masks,
+            "channels": channels,
             "precision": precision,
             "workers": workers,
             "seed": seed,

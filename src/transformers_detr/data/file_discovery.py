@@ -13,6 +13,7 @@ from PIL import Image
 
 from transformers_detr.data.findings import UnknownSplitError
 from transformers_detr.inference.sources import IMAGE_SUFFIXES
+from transformers_detr.model.image_io_detr import NPY_MAGIC, load_image
 
 T = TypeVar("T")
 
@@ -37,10 +38,13 @@ def stored_size(encoded: bytes | Path) -> tuple[tuple[int, int], int]:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If Pillow cannot identify the image.
+        ValueError: If Pillow cannot identify the image, or the array of an `.npy` file is no image.
     """
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
     with source:
+        if source.read(len(NPY_MAGIC)) == NPY_MAGIC:
+            array = load_image(encoded)
+            return (array.height, array.width), 1
         try:
             image = Image.open(source)
         except Exception as error:  # decoders raise anything on damaged files

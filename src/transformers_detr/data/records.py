@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
 from transformers_detr.data.findings import DatasetError
-from transformers_detr.model.image_io_detr import load_image
+from transformers_detr.model.image_io_detr import Pixels, load_image, load_pixels
+
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +66,24 @@ class ImageRecord:
         return self.path.read_bytes() if self.read_bytes is None else self.read_bytes()
 
     def load_image(self) -> Image.Image:
-        """Decode the image: RGB, upright by its EXIF orientation.
+        """Decode the image to look at: RGB, upright by its EXIF orientation.
 
         Raises:
             DatasetError: If the file is missing or cannot be decoded.
         """
+        return self._decoded(load_image)
+
+    def load_pixels(self, num_channels: int) -> Pixels:
+        """Decode the image for a model, with the channels that it takes, upright by its EXIF orientation.
+
+        Raises:
+            DatasetError: If the file is missing or cannot be decoded, or has other channels.
+        """
+        return self._decoded(partial(load_pixels, num_channels=num_channels))
+
+    def _decoded(self, decode: Callable[[Path | bytes], Decoded]) -> Decoded:
         try:
-            return load_image(self.path if self.read_bytes is None else self.read_bytes())
+            return decode(self.path if self.read_bytes is None else self.read_bytes())
         except (OSError, ValueError) as error:
             raise DatasetError(f"{self.path}, image {self.id}: {error}") from error
 

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from transformers_detr.atomic_io import atomic_folder
 from transformers_detr.data.synthetic_shapes import CLASS_NAMES, OUTLINES, Points, place, rasterize
 from transformers_detr.model.coco_masks_detr import encode_rle
+from transformers_detr.model.image_io_detr import Pixels, load_pixels
 
 __all__ = ["CLASS_NAMES", "Scene", "SceneObject", "make_scene", "write_scenes"]
 
@@ -74,6 +75,12 @@ class Scene:
                 best = max(best, (item, iou), key=lambda pair: pair[1])
             nearest.append(best)
         return nearest
+
+    def pixels(self, num_channels: int) -> Pixels:
+        """Return the image with the channels of a model: gray for one, else red, green and blue, repeated."""
+        if num_channels == 1:
+            return load_pixels(self.image, 1)
+        return load_pixels(np.asarray(self.image)[..., np.arange(num_channels) % 3], num_channels)
 
     def coco_annotations(self, image_id: int, first_id: int = 1, segmentation: bool = False) -> list[dict[str, Any]]:
         """Describe the objects as COCO annotations; the category id is the label.

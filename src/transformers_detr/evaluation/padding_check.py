@@ -48,7 +48,8 @@ def padding_differences(
         progress: Called with the number of images just compared.
     """
     found: dict[Padding, PaddingDifference] = {"exact": PaddingDifference(), "original": PaddingDifference()}
-    for batch, errors in map(partial(prepare_batch, processor=processor), batches):
+    prepare = partial(prepare_batch, processor=processor, num_channels=model.config.num_channels)
+    for batch, errors in map(prepare, batches):
         if batch is not None:
             alone = [run_model(model, _single(batch, index), exact_padding=False) for index in range(len(batch.images))]
             for padding, so_far in found.items():

@@ -32,7 +32,7 @@ class PreparedBatch:
 
     Attributes:
         images: The B images, at least one.
-        pixel_values: `(B, 3, H, W)`, padded.
+        pixel_values: `(B, C, H, W)`, padded.
         sizes: (height, width) of each of them without padding.
         pixel_mask: `(B, H, W)`, 1 on real pixels; None if nothing is padded.
     """
@@ -66,18 +66,20 @@ def plan_batches(
     return [[by_shape[rank] for rank in group] for group in groups]
 
 
-def prepare_batch(images: Sequence[EvaluationImage], processor: Any) -> tuple[PreparedBatch | None, dict[int, str]]:
-    """Read and preprocess the images of a batch.
+def prepare_batch(
+    images: Sequence[EvaluationImage], processor: Any, num_channels: int
+) -> tuple[PreparedBatch | None, dict[int, str]]:
+    """Read and preprocess the images of a batch for a model of `num_channels` channels.
 
     Returns:
         The images that can be read, or None if there are none; id and reason of those that cannot.
     """
     readable: list[EvaluationImage] = []
-    pixels: list[Tensor] = []  # (3, h, w) each
+    pixels: list[Tensor] = []  # (C, h, w) each
     errors: dict[int, str] = {}
     for image in images:
         try:
-            inputs = processor(images=image.load_image(), do_pad=False, return_tensors="pt")
+            inputs = processor(images=image.load_pixels(num_channels), do_pad=False, return_tensors="pt")
         except (OSError, ValueError) as error:
             errors[image.id] = str(error)
             continue
@@ -145,7 +147,8 @@ def predict(
         The predictions of each batch: one per image, those that cannot be read with their error.
     """
     threads = min(4, os.cpu_count() or 1)
-    prepared = prefetch_map(partial(prepare_batch, processor=processor), batches, depth=2, threads=threads)
+    prepare = partial(prepare_batch, processor=processor, num_channels=model.config.num_channels)
+    prepared = prefetch_map(prepare, batches, depth=2, threads=threads)
     for batch, errors in prepared:
         predictions = [ImagePrediction(image_id, error=error) for image_id, error in errors.items()]
         if batch is not None:

@@ -13,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from faster_coco_eval.core import mask as run_length
 from numpy.typing import NDArray
-from PIL import Image
 
 from transformers_detr.inference.predictions import Record, boxes_of, detection_entries, read_records
 from transformers_detr.inference.sources import URL_PREFIXES
 from transformers_detr.model.coco_masks_detr import CocoRle
+from transformers_detr.model.image_io_detr import Pixels
 
 
 class EvaluationImage(Protocol):
@@ -39,8 +39,8 @@ class EvaluationImage(Protocol):
     def path(self) -> Path:
         """The image file, or a name."""
 
-    def load_image(self) -> Image.Image:
-        """The upright image; OSError or ValueError if it cannot be read."""
+    def load_pixels(self, num_channels: int) -> Pixels:
+        """The upright image with the channels of a model; OSError or ValueError if it cannot be read."""
 
 
 @dataclass(frozen=True)

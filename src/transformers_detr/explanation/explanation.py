@@ -19,7 +19,7 @@ from transformers_detr.hub.loading import holds_segmentation
 from transformers_detr.inference.detections import Detections
 from transformers_detr.inference.detector import Detector, Segmenter
 from transformers_detr.inference.predictor import ImageSource
-from transformers_detr.model.image_io_detr import load_image
+from transformers_detr.model.image_io_detr import load_pixels
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.postprocessing_detr import EVERY_QUERY, post_process_object_detection
@@ -136,10 +136,9 @@ def explain(
     detr: Any = predictor.model
     if not isinstance(detr, DetrForObjectDetection | DetrForSegmentation):
         raise TypeError("model must be PyTorch weights: exported graphs have no attention maps")
-    upright = load_image(image)
-    inputs = predictor.image_processor(images=upright, do_pad=False, return_tensors="pt")
-    attention = image_attention(detr.eval(), inputs["pixel_values"], layer)
-    size = (upright.height, upright.width)
+    prepared = predictor.prepare(load_pixels(image, predictor.num_channels), keep_image=True)
+    attention = image_attention(detr.eval(), prepared.pixel_values[None], layer)
+    size = prepared.image_size
     outputs = SimpleNamespace(logits=attention.logits[None], pred_boxes=attention.pred_boxes[None])
     (every,) = post_process_object_detection(outputs, EVERY_QUERY, [size])
     order = every["scores"].argsort(descending=True, stable=True)
@@ -156,7 +155,7 @@ def explain(
             class_ids=np.array(class_ids, dtype=np.int64),
             labels=[detr.config.id2label[class_id] for class_id in class_ids],
             image_size=size,
-            image=upright,
+            image=prepared.image,
         ),
         queries=queries.numpy(),
         decoder_attention=attention.decoder_attention[queries].numpy(),

@@ -26,7 +26,7 @@ from transformers_detr.export.interleaved_timing import time_interleaved
 from transformers_detr.export.parity import Condition, Difference, Reference, difference
 from transformers_detr.inference.predictor import Predictor
 from transformers_detr.inference.sources import gather_sources
-from transformers_detr.model.image_io_detr import load_image
+from transformers_detr.model.image_io_detr import load_pixels, pixels_size
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.padding_detr import pad_batch
 
@@ -136,13 +136,14 @@ def benchmark_backends(
     """
     progress = progress or (lambda step: None)
     torch_model, processor = load_for_export(model, revision)
-    loaded = [make_scene(0, 1, SCENE_SIZE).image]
+    num_channels = torch_model.config.num_channels
+    loaded = [make_scene(0, 1, SCENE_SIZE).pixels(num_channels)]
     if images:
         sources = gather_sources([str(one) for one in images], recursive=False)
-        loaded = [load_image(source.location) for source in sources]
+        loaded = [load_pixels(source.location, num_channels) for source in sources]
     chosen = [loaded[index % len(loaded)] for index in range(batch_size)]
     pixels = [processor(images=image, do_pad=False, return_tensors="pt")["pixel_values"][0] for image in chosen]
-    sizes = [(image.height, image.width) for image in chosen]
+    sizes = [pixels_size(image) for image in chosen]
     models: dict[str, Any] = {PYTORCH: torch_model}
     failed: list[BenchmarkRow] = []
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
@@ -238,7 +239,7 @@ def _export(model: Any, processor: DetrImageProcessor, folder: Path, progress: P
 
 def _scene_feeds(processor: DetrImageProcessor) -> Iterator[Feed]:
     for index in range(CALIBRATION_SCENES):
-        inputs = processor(images=make_scene(1, index).image, return_tensors="pt")
+        inputs = processor(images=make_scene(1, index).pixels(processor.num_channels), return_tensors="pt")
         yield {name: inputs[name].numpy() for name in ("pixel_values", "pixel_mask")}
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from transformers_detr.atomic_io import atomic_folder
 from transformers_detr.backends.load_exported import open_exported
@@ -30,7 +29,7 @@ from transformers_detr.hub.loading import load_by_architecture
 from transformers_detr.inference.predictions import class_names
 from transformers_detr.inference.predictor import Predictor
 from transformers_detr.inference.sources import gather_sources
-from transformers_detr.model.image_io_detr import load_image
+from transformers_detr.model.image_io_detr import Pixels, load_pixels, pixels_size
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
@@ -131,8 +130,8 @@ def export_model(
     progress = progress or (lambda step: None)
     with atomic_folder(Path(output_dir)) as folder, tempfile.TemporaryDirectory() as scratch:
         torch_model, processor = load_for_export(model, revision)
-        labeled = _labeled(data, split, limit, class_names(torch_model), Path(scratch))
-        compared_on = _images(images, labeled if data is not None else None)
+        labeled = _labeled(data, split, limit, torch_model, Path(scratch))
+        compared_on = _images(images, labeled if data is not None else None, processor.num_channels)
         feeds = None
         if calibration is not None:
             calibration_processor = processor if size is None else with_fixed_size(processor, size)
@@ -173,37 +172,42 @@ def load_for_export(
 
 
 def _labeled(
-    data: str | Path | DetectionDataset | None, split: str | None, limit: int | None, names: list[str], scratch: Path
+    data: str | Path | DetectionDataset | None,
+    split: str | None,
+    limit: int | None,
+    model: DetrPreTrainedModel,
+    scratch: Path,
 ) -> EvaluationData | None:
-    """Return the images to score on: the given ones, or generated scenes for a model that knows their classes."""
+    """Return the images to score on: the given ones, or generated scenes for a model of their classes and channels."""
+    names = class_names(model)
     if data is not None:
         return select_data(data, split, limit, names)
-    if not set(CLASS_NAMES) <= set(names):
+    if not set(CLASS_NAMES) <= set(names) or model.config.num_channels not in (1, 3):
         return None
     return select_data(write_scenes(scratch / "scenes", SCENES_TO_SCORE, SCENE_SERIES), "train", None, names)
 
 
-def _images(images: Sequence[str | Path] | None, labeled: EvaluationData | None) -> list[Image.Image]:
+def _images(images: Sequence[str | Path] | None, labeled: EvaluationData | None, num_channels: int) -> list[Pixels]:
     """Return the images to compare on."""
     if images:
         sources = gather_sources([str(one) for one in images], recursive=False)
-        return [load_image(source.location) for source in sources[:MAX_COMPARED_IMAGES]]
+        return [load_pixels(source.location, num_channels) for source in sources[:MAX_COMPARED_IMAGES]]
     if labeled is not None:
-        return [image.load_image() for image in labeled.images[:SCENES_TO_COMPARE]]
-    return [make_scene(SCENE_SERIES + 1, index).image for index in range(SCENES_TO_COMPARE)]
+        return [image.load_pixels(num_channels) for image in labeled.images[:SCENES_TO_COMPARE]]
+    return [make_scene(SCENE_SERIES + 1, index).pixels(num_channels) for index in range(SCENES_TO_COMPARE)]
 
 
 def _feeds(folder: str | Path, limit: int, processor: DetrImageProcessor) -> Iterator[Feed]:
     """Yield the images to calibrate with, one by one."""
     for source in islice(gather_sources([str(folder)], recursive=True), limit):
-        inputs = processor(images=load_image(source.location), return_tensors="pt")
+        inputs = processor(images=load_pixels(source.location, processor.num_channels), return_tensors="pt")
         yield {name: inputs[name].numpy() for name in ("pixel_values", "pixel_mask")}
 
 
 def _compare(
     folder: Path,
     model: DetrPreTrainedModel,
-    images: Sequence[Image.Image],
+    images: Sequence[Pixels],
     size: tuple[int, int] | None,
     labeled: EvaluationData | None,
     progress: Progress,
@@ -232,6 +236,6 @@ def _average_precision(model: Any, processor: DetrImageProcessor, labeled: Evalu
     return float(score_detections(labeled.ground_truth, found).summary["AP"])
 
 
-def _describe(images: Sequence[Image.Image], origin: str) -> str:
-    sizes = sorted({f"{image.height}×{image.width}" for image in images})
+def _describe(images: Sequence[Pixels], origin: str) -> str:
+    sizes = sorted({"{}×{}".format(*pixels_size(image)) for image in images})
     return f"{len(images)} {origin} images of {len(sizes)} sizes (height × width: {', '.join(sizes)})"

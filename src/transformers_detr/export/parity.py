@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
+from transformers_detr.model.image_io_detr import Pixels, pixels_size
 from transformers_detr.model.padding_detr import pad_batch
 
 BOX_TOLERANCE_PX, SCORE_TOLERANCE = 0.5, 1e-3
@@ -62,7 +62,7 @@ class Condition:
 
     Attributes:
         name: Name of the condition.
-        batches: Images as the models take them, `(3, H, W)` each.
+        batches: Images as the models take them, `(C, H, W)` each.
         sizes: Original (height, width) of each image, in which boxes are measured.
     """
 
@@ -85,7 +85,7 @@ class Reference:
         ] = {}  # by id(image); holding the image keeps its id valid
 
     def alone(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the outputs for an image `(3, H, W)`, by name."""
+        """Return the outputs for an image `(C, H, W)`, by name."""
         if id(image) not in self._outputs:
             self._outputs[id(image)] = image, _run(self.model, [image])[0]
         return self._outputs[id(image)][1]
@@ -95,21 +95,19 @@ class Reference:
         return _run(self.model, images)
 
 
-def conditions(
-    processor: Any, images: Sequence[Image.Image], fixed_size: tuple[int, int] | None = None
-) -> list[Condition]:
+def conditions(processor: Any, images: Sequence[Pixels], fixed_size: tuple[int, int] | None = None) -> list[Condition]:
     """Build the conditions: images alone, in padded batches, and at sizes that no stride divides.
 
     Args:
         processor: The image processor of the exported folder.
-        images: RGB images, at least one; a batch is padded only if sizes differ.
+        images: Images with the channels of the models, at least one; a batch is padded only if sizes differ.
         fixed_size: The only (height, width) that the graphs take; larger odd sizes are left out. None: any size.
     """
     pixels = [_pixels(processor, image) for image in images]
-    sizes = [(image.height, image.width) for image in images]
+    sizes = [pixels_size(image) for image in images]
     limit = fixed_size or max(_ODD_SIZES)
     odd_sizes = [size for size in _ODD_SIZES if size[0] <= limit[0] and size[1] <= limit[1]]
-    odd = [_pixels(processor, images[0].resize(size[::-1]), do_resize=False) for size in odd_sizes]
+    odd = [_pixels(processor, images[0], do_resize=True, size=size) for size in odd_sizes]
     found = [
         Condition("alone", [[one] for one in pixels], sizes),
         Condition("in a batch", [pixels[first : first + _BATCH] for first in range(0, len(pixels), _BATCH)], sizes),
@@ -118,7 +116,7 @@ def conditions(
     return [condition for condition in found if condition.batches]
 
 
-def _pixels(processor: Any, image: Image.Image, **options: Any) -> Tensor:
+def _pixels(processor: Any, image: Pixels, **options: Any) -> Tensor:
     result: Tensor = processor(images=image, do_pad=False, return_tensors="pt", **options)["pixel_values"][0]
     return result
 

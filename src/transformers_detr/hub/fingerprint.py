@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 from transformers import PreTrainedModel
 
 from transformers_detr.hub.loading import LoadingError, load_pretrained
@@ -72,7 +71,7 @@ def compute_fingerprint(model: PreTrainedModel, processor: DetrImageProcessor) -
     Raises:
         FingerprintError: An output is NaN or infinite.
     """
-    inputs = processor(synthetic_image(), do_resize=False, return_tensors="pt")
+    inputs = processor(synthetic_image(processor.num_channels), do_resize=False, return_tensors="pt")
     with torch.inference_mode():
         outputs = model(**inputs)
     found = {name: outputs[name].flatten() for name in TOLERANCES if outputs.get(name) is not None}
@@ -129,8 +128,8 @@ def compare_fingerprints(expected: Fingerprint, found: Fingerprint) -> dict[str,
     return differences
 
 
-def synthetic_image() -> Image.Image:
-    """Return an image of ramps and a pattern, in integer arithmetic, so it is the same on every machine."""
+def synthetic_image(num_channels: int = 3) -> np.ndarray[Any, Any]:
+    """Return an image `(H, W, C)` of ramps and a pattern, in integer arithmetic, the same on every machine."""
     y, x = np.mgrid[: IMAGE_SIZE[0], : IMAGE_SIZE[1]]
-    channels = [((3 * (c + 1) * x + 2 * (3 - c) * y) ^ (x * y >> 4)) & 255 for c in range(3)]
-    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+    channels = [((3 * (c + 1) * x + 2 * (3 - c) * y) ^ (x * y >> 4)) & 255 for c in range(num_channels)]
+    return np.stack(channels, -1).astype(np.uint8)

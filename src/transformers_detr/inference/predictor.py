@@ -20,7 +20,7 @@ from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import Backend, Precision
 from transformers_detr.hub.loading import load_pretrained
-from transformers_detr.model.image_io_detr import load_image
+from transformers_detr.model.image_io_detr import Pixels, load_image, load_pixels, pixels_size
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.padding_detr import group_by_shape, pad_batch
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
@@ -41,9 +41,9 @@ class Prepared:
     """One image prepared for the model.
 
     Attributes:
-        pixel_values: As the model takes it, `(3, H, W)`.
+        pixel_values: As the model takes it, `(C, H, W)`.
         image_size: (height, width) of the upright image.
-        image: The upright image, if it was kept.
+        image: The upright image as RGB, if it was kept.
         source: Path, URL or object that the image was read from, if known.
     """
 
@@ -81,7 +81,7 @@ class Predictor(ABC, Generic[Result]):
     Raises:
         TypeError: An argument is of the wrong type, or does not go with a loaded model.
         LoadingError: The model cannot be loaded; the message says why and what to do.
-        ValueError: As for `from_pretrained`.
+        ValueError: As for `from_pretrained`, or model and image processor have different numbers of channels.
     """
 
     model_class: ClassVar[type[DetrPreTrainedModel]]
@@ -115,6 +115,12 @@ class Predictor(ABC, Generic[Result]):
                 raise TypeError(f"{name}: {', '.join(given)} can be given with a Hub id or folder, not with a model")
         self.model: DetrPreTrainedModel | ExportedModel = model
         self.image_processor = image_processor
+        self.num_channels: int = model.config.num_channels
+        if isinstance(image_processor, DetrImageProcessor) and image_processor.num_channels != self.num_channels:
+            raise ValueError(
+                f"{name}: the model takes {self.num_channels} channels and its image processor gives "
+                f"{image_processor.num_channels}: image_mean and image_std must have {self.num_channels} numbers"
+            )
 
     @property
     @abstractmethod
@@ -207,7 +213,7 @@ class Predictor(ABC, Generic[Result]):
         """Predict for one image or several.
 
         Args:
-            images: A path, URL, bytes, PIL image, array or tensor, as `load_image` takes them; or a list or
+            images: A path, URL, bytes, PIL image, array or tensor, as `load_pixels` takes them; or a list or
                 tuple of these, of any sizes. Paths, URLs and bytes are turned upright by their EXIF tag.
             threshold: Results must score above it. By default `default_threshold`.
             batch_size: Largest number of images per batch.
@@ -312,19 +318,19 @@ class Predictor(ABC, Generic[Result]):
     def _prepare(self, numbered: tuple[int, ImageSource]) -> Prepared | Exception:
         index, source = numbered
         try:
-            image = load_image(source, name=None if isinstance(source, str | Path) else f"images[{index}]")
-            return replace(self.prepare(image, keep_image=True), source=source)
+            name = None if isinstance(source, str | Path) else f"images[{index}]"
+            return replace(self.prepare(load_pixels(source, self.num_channels, name), keep_image=True), source=source)
         except (ValueError, OSError, TypeError) as error:
             return error
 
-    def prepare(self, image: Image.Image, keep_image: bool = False) -> Prepared:
-        """Prepare one upright RGB image for `predict`.
+    def prepare(self, image: Pixels, keep_image: bool = False) -> Prepared:
+        """Prepare one upright image for `predict`, as `load_pixels` reads it for the model's `num_channels`.
 
         Raises:
             ValueError: The processor cannot resize it: its sides differ too much.
         """
         inputs = self.image_processor(images=image, do_pad=False, return_tensors="pt")
-        return Prepared(inputs["pixel_values"][0], (image.height, image.width), image if keep_image else None)
+        return Prepared(inputs["pixel_values"][0], pixels_size(image), load_image(image) if keep_image else None)
 
     def batches(self, shapes: dict[int, tuple[int, int]], batch_size: int) -> list[list[int]]:
         """Group images into batches; see `group_by_shape`."""
@@ -344,7 +350,7 @@ class Predictor(ABC, Generic[Result]):
             NotFiniteError: The model's outputs hold NaN or infinity.
         """
         self.model.eval()
-        pixel_values, pixel_mask = pad_batch([item.pixel_values for item in batch])  # (B, 3, H, W), (B, H, W)
+        pixel_values, pixel_mask = pad_batch([item.pixel_values for item in batch])  # (B, C, H, W), (B, H, W)
         outputs = self.model(
             pixel_values=pixel_values.to(self.model.device),
             pixel_mask=pixel_mask,

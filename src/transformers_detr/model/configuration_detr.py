@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,7 +54,8 @@ class DetrConfig(PreTrainedConfig):
         use_pretrained_backbone: Whether a model that is built from this configuration downloads pretrained
             backbone weights. Ignored when a checkpoint is loaded, and stored as False next to one.
         dilation: Whether the last stage of the backbone is dilated instead of strided (DC5, stride 16).
-        num_channels: Channels of the input images.
+        num_channels: Channels of the input images. Where the backbone is described with another number than 3, that
+            number holds.
         num_queries: Object queries, the largest number of objects found in an image.
         encoder_layers: Encoder layers.
         encoder_ffn_dim: Width of the encoder's feed-forward layers.
@@ -151,7 +153,7 @@ class DetrConfig(PreTrainedConfig):
         self.use_timm_backbone: bool = described["use_timm_backbone"]
         self.use_pretrained_backbone = bool(use_pretrained_backbone)
         self.dilation: bool = described["dilation"]
-        self.num_channels = num_channels
+        self.num_channels = _agreed_channels(num_channels, described["num_channels"])
         self.num_queries = num_queries
         self.encoder_layers = encoder_layers
         self.encoder_ffn_dim = encoder_ffn_dim
@@ -180,6 +182,7 @@ class DetrConfig(PreTrainedConfig):
         self.giou_loss_coefficient = giou_loss_coefficient
         self.eos_coefficient = eos_coefficient
         self.label_ids_to_fuse = label_ids_to_fuse
+        self._set_backbone_channels()
         self._check_ranges()
         output_attentions = kwargs.pop("output_attentions", False)  # see `validate`
         super().__init__(is_encoder_decoder=is_encoder_decoder, **kwargs)
@@ -203,6 +206,7 @@ class DetrConfig(PreTrainedConfig):
         config = result[0] if isinstance(result, tuple) else result
         for key, value in unknown.items():
             setattr(config, key, value)
+        config._set_backbone_channels()
         config._check_ranges()  # overrides in `kwargs` are set after the constructor has run
         return result
 
@@ -230,6 +234,15 @@ class DetrConfig(PreTrainedConfig):
             super().validate()  # type: ignore[misc]  # a decorator adds it
         finally:
             self._output_attentions = wanted
+
+    def _set_backbone_channels(self) -> None:
+        """Let a native backbone take `num_channels` too; timm's get the number when they are built."""
+        backbone: Any = copy.deepcopy(self.backbone_config)  # perhaps the caller's
+        channels = getattr(backbone, "num_channels", None)
+        self.num_channels = _agreed_channels(self.num_channels, channels)
+        if channels not in (None, self.num_channels):
+            backbone.num_channels = self.num_channels
+            self.backbone_config = backbone
 
     def _check_ranges(self) -> None:
         for name in (
@@ -321,6 +334,13 @@ def _refuse_unknown(kwargs: dict[str, Any]) -> None:
             raise TypeError(f"DetrConfig got an unknown argument {name!r}{hint}")
 
 
+def _agreed_channels(num_channels: int, of_backbone: int | None) -> int:
+    """Choose between the channels of configuration and backbone; 3, the default of both, gives way."""
+    if num_channels == 3 or of_backbone in (None, 3, num_channels):
+        return num_channels if of_backbone in (None, 3) else of_backbone
+    raise ValueError(f"num_channels is {num_channels}, but the backbone is described with {of_backbone}")
+
+
 def _describe_backbone(
     backbone: str | None,
     backbone_config: dict[str, Any] | PreTrainedConfig | None,
@@ -349,13 +369,16 @@ def _describe_backbone(
             "backbone_kwargs": None,
             "use_timm_backbone": False,
             "dilation": False,
+            "num_channels": (stored or {}).get("num_channels"),
         }
+    extra = backbone_kwargs or {}
     return {
         "backbone": backbone or "resnet50",
         "backbone_config": None,
-        "backbone_kwargs": _without_defaults(backbone_kwargs or {}),
+        "backbone_kwargs": _without_defaults(extra),
         "use_timm_backbone": True,
-        "dilation": dilation or (backbone_kwargs or {}).get("output_stride") == 16,
+        "dilation": dilation or extra.get("output_stride") == 16,
+        "num_channels": extra.get("in_chans", extra.get("num_channels")),
     }
 
 
@@ -392,6 +415,7 @@ def _from_timm_backbone(backbone: str | None, stored: dict[str, Any], dilation: 
         "backbone_kwargs": _without_defaults(extra),
         "use_timm_backbone": True,
         "dilation": dilation or extra.get("output_stride") == 16,
+        "num_channels": stored.get("num_channels"),
     }
 
 

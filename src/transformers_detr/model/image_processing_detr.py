@@ -26,7 +26,7 @@ from .annotations_detr import (
     relative_target,
     resize_target,
 )
-from .image_io_detr import array_planes, channels_last, load_image
+from .image_io_detr import array_planes, channels_last, load_pixels
 from .padding_detr import DetrBatch, PreparedSize, largest_size, pad_batch, real_pixels, zeros
 from .postprocessing_detr import post_process_object_detection
 from .postprocessing_segmentation_detr import (
@@ -34,7 +34,7 @@ from .postprocessing_segmentation_detr import (
     post_process_panoptic_segmentation,
     post_process_semantic_segmentation,
 )
-from .processor_arguments_detr import FILE_KEYWORDS, LEGACY_KEYWORDS, per_channel, read_settings, resampling
+from .processor_arguments_detr import FILE_KEYWORDS, LEGACY_KEYWORDS, read_settings, resampling
 from .resize_detr import LONGEST_EDGE, Size, SizeDict, read_size, resized_size
 
 # isort: split
@@ -49,7 +49,7 @@ SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_pad")
 
 Result = TypeVar("Result")
 ImageParts = tuple[Image.Image, ...]
-"""One PIL image of mode RGB (8 bit), or three of mode L (8 bit) or F (32-bit float): red, green and blue."""
+"""One PIL image of mode RGB (8 bit), or one of mode L (8 bit) or F (32-bit float) for each channel."""
 
 
 class DetrImageProcessorKwargs(ImagesKwargs, total=False):
@@ -89,6 +89,10 @@ class DetrImageProcessor(BaseImageProcessor):
     which reproduces the original's numbers; images given as floats are resized as floats. There is one way of
     doing so, on the CPU; `device` says where the results go.
 
+    `image_mean` and `image_std` hold one number per channel, three by default. With one number images are read as
+    gray, with two as gray and alpha, with four as RGBA; channels are then resized one by one, colors not weighted
+    by alpha. With more, images must be arrays of that many channels; see `image_io_detr`.
+
     Every setting below is a keyword of the constructor, an attribute, and a keyword of a call, for that call. None
     means the default in the constructor, or off for `do_resize`, `do_rescale`, `do_normalize` and `do_pad`; in a call
     it means the processor's setting.
@@ -106,7 +110,7 @@ class DetrImageProcessor(BaseImageProcessor):
         do_rescale: whether to multiply with `rescale_factor`.
         rescale_factor: 1/255, which brings 0…255 to 0…1.
         do_normalize: whether to subtract `image_mean` and divide by `image_std`.
-        image_mean: per channel, or one number for all.
+        image_mean: one number per channel, or one for all; with `image_std`, it sets the number of channels.
         image_std: as `image_mean`.
         do_pad: whether to pad the images of a batch to one size and return `pixel_mask`.
         pad_size: `{"height", "width"}` to pad to; if not given, that of the largest image.
@@ -207,13 +211,13 @@ class DetrImageProcessor(BaseImageProcessor):
                 tensors given, and of the pixel values returned), `device` (where the results go).
 
         Returns:
-            `pixel_values (B, 3, H, W)` float32; with `do_pad`, `pixel_mask (B, H, W)` int64, 1 on real
-            pixels; with annotations, `labels`, B targets, see `annotations_detr`. Without `do_pad` and
+            `pixel_values (B, C, H, W)` float32, C = `num_channels`; with `do_pad`, `pixel_mask (B, H, W)` int64,
+            1 on real pixels; with annotations, `labels`, B targets, see `annotations_detr`. Without `do_pad` and
             `return_tensors`, images of different sizes come as a list.
 
         Raises:
-            ValueError: an image cannot be read, annotations are wrong or not one per image, or a setting is
-                out of range. The message names the image by its path or its place in the list.
+            ValueError: an image cannot be read or has other channels, annotations are wrong or not one per image, or a
+                setting is out of range. The message names the image by its path or its place in the list.
             OSError: there is no such file, or a URL cannot be fetched.
             TypeError: unknown keyword, or an image that is none.
         """
@@ -270,7 +274,7 @@ class DetrImageProcessor(BaseImageProcessor):
             raise ValueError("images is empty")
         tensors = [
             tensor.permute(2, 0, 1)
-            if channels_last(tensor.shape, settings.input_data_format, True, f"images[{index}]")
+            if channels_last(tensor.shape, self.num_channels, settings.input_data_format, True, f"images[{index}]")
             else tensor
             for index, tensor in enumerate(tensors)
         ]
@@ -288,20 +292,30 @@ class DetrImageProcessor(BaseImageProcessor):
     post_process_instance_segmentation = staticmethod(_without_padding(post_process_instance_segmentation))
     post_process_panoptic_segmentation = staticmethod(_without_padding(post_process_panoptic_segmentation))
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of the pixel values, one for each number in `image_mean`."""
+        return max(np.size(self.image_mean), np.size(self.image_std))
+
     @classmethod
     def _known_keywords(cls) -> set[str]:
         return {*cls.valid_kwargs.__annotations__, *LEGACY_KEYWORDS, *FILE_KEYWORDS}
 
     def _apply(self, settings: Mapping[str, Any]) -> None:
         """Take over settings; None keeps the present value."""
-        read = read_settings(settings, self._known_keywords(), self.size, self.default_to_square)
+        mean_and_std = self.image_mean, self.image_std
+        read = read_settings(settings, self._known_keywords(), self.size, self.default_to_square, mean_and_std)
         for key, value in read.items():
             setattr(self, key, value)
 
     def _read(self, item: Any, name: str) -> ImageParts:
-        if not isinstance(item, (np.ndarray, Tensor)):
-            return (load_image(item, name),)
-        planes = array_planes(item, self.input_data_format, name)
+        if isinstance(item, (np.ndarray, Tensor)):
+            planes = array_planes(item, self.num_channels, self.input_data_format, name)
+        else:
+            pixels = load_pixels(item, self.num_channels, name)
+            if isinstance(pixels, Image.Image):  # Pillow would resize the colors of LA and RGBA weighted by alpha
+                return (pixels,) if pixels.mode == "RGB" else pixels.split()
+            planes = tuple(pixels.transpose(2, 0, 1))
         if self.do_rescale and planes[0].dtype == np.float32 and max(plane.max() for plane in planes) <= 1:
             logger.warning_once(
                 "An image of floats has no value above 1, and do_rescale will divide it by 255 once more; "
@@ -329,9 +343,9 @@ class DetrImageProcessor(BaseImageProcessor):
         """Resize, rescale and normalize each image straight into its place in the batch, several at a time."""
         batch: Tensor | list[Tensor]
         if padded is not None or len(set(sizes)) == 1:
-            batch = zeros((len(images_parts), 3, *(padded or sizes[0])))
+            batch = zeros((len(images_parts), self.num_channels, *(padded or sizes[0])))
         else:
-            batch = [zeros((3, *size)) for size in sizes]
+            batch = [zeros((self.num_channels, *size)) for size in sizes]
         scale, shift = self._scale_and_shift()
 
         def fill(place: Tensor, parts: ImageParts, size: Size) -> None:
@@ -352,8 +366,9 @@ class DetrImageProcessor(BaseImageProcessor):
     def _scale_and_shift(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Per channel, float32: what rescaling and normalizing together multiply with, and then add."""
         factor = self.rescale_factor if self.do_rescale else 1.0
-        mean = np.asarray(per_channel(self.image_mean, "image_mean") if self.do_normalize else (0.0, 0.0, 0.0))
-        std = np.asarray(per_channel(self.image_std, "image_std") if self.do_normalize else (1.0, 1.0, 1.0))
+        if not self.do_normalize:
+            return np.full(self.num_channels, factor, np.float32), np.zeros(self.num_channels, np.float32)
+        mean, std = np.asarray(self.image_mean), np.asarray(self.image_std)
         return (factor / std).astype(np.float32), (-mean / std).astype(np.float32)
 
     def _targets(

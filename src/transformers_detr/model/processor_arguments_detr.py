@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from .resize_detr import SizeDict, read_size
@@ -17,7 +18,11 @@ FILE_KEYWORDS = ("image_processor_type", "feature_extractor_type", "processor_cl
 
 
 def read_settings(
-    given: Mapping[str, Any], known: Collection[str], size: SizeDict, default_to_square: bool
+    given: Mapping[str, Any],
+    known: Collection[str],
+    size: SizeDict,
+    default_to_square: bool,
+    mean_and_std: tuple[Any, Any],
 ) -> dict[str, Any]:
     """Read settings in any of their forms.
 
@@ -26,9 +31,11 @@ def read_settings(
         known: the keywords that exist.
         size: the size so far, in which a bare `max_size` replaces the longest edge.
         default_to_square: whether a bare number as size means a square, if `given` does not say it.
+        mean_and_std: `image_mean` and `image_std` so far; what `given` does not name must fit what it names.
 
     Returns:
-        The settings that were given, under the names and in the forms of today.
+        The settings that were given, under the names and in the forms of today, and always `image_mean` and
+        `image_std`.
 
     Raises:
         TypeError: an unknown keyword; the message names the nearest.
@@ -52,9 +59,9 @@ def read_settings(
         settings["pad_size"] = read_size(
             (pad_size, pad_size) if isinstance(pad_size, int) else pad_size, name="pad_size"
         )
-    for key in ("image_mean", "image_std"):
-        if key in settings:
-            settings[key] = per_channel(settings[key], key)
+    mean, std = mean_and_std
+    num_channels = max(np.size(mean), np.size(std))
+    settings |= _per_channel(settings.get("image_mean", mean), settings.get("image_std", std), num_channels)
     if "resample" in settings:
         settings["resample"] = resampling(settings["resample"])
     if settings.get("degenerate_boxes", "drop") not in DEGENERATE_BOXES:
@@ -62,12 +69,20 @@ def read_settings(
     return settings
 
 
-def per_channel(value: float | Iterable[float], name: str) -> tuple[float, float, float]:
-    """One number for each of the three channels, from three or from one for all."""
-    values = [float(value)] * 3 if isinstance(value, (int, float)) else [float(number) for number in value]
-    if len(values) != 3 or (name == "image_std" and 0 in values):
-        raise ValueError(f"{name} must be one number or three, none of a standard deviation 0, got {value}")
-    return values[0], values[1], values[2]
+def _per_channel(mean: Any, std: Any, num_channels: int) -> dict[str, tuple[float, ...]]:
+    """Bring mean and deviation to one number per channel: as many as one of them has, else `num_channels`."""
+    given = {"image_mean": mean, "image_std": std}
+    channels = next((len(value) for value in given.values() if np.ndim(value)), num_channels)
+    numbers = {
+        name: tuple(float(number) for number in value) if np.ndim(value) else (float(value),) * channels
+        for name, value in given.items()
+    }
+    if {len(values) for values in numbers.values()} != {max(channels, 1)} or 0 in numbers["image_std"]:
+        raise ValueError(
+            "image_mean and image_std must be one number per channel, or one for all, none of a standard deviation 0; "
+            f"got image_mean {mean} and image_std {std}"
+        )
+    return numbers
 
 
 def resampling(value: Any) -> Image.Resampling:

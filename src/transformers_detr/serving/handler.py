@@ -123,7 +123,7 @@ class RequestHandler:
     def _prepare(
         self, runner: ModelRunner, endpoint: Endpoint, parameters: RequestParameters, content: bytes
     ) -> PreparedRequest:
-        return runner.prepare(endpoint, parameters, decode_image(content, self._limits.pixels))
+        return runner.prepare(endpoint, parameters, decode_image(content, self._limits.pixels, runner.num_channels))
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
 
-from PIL import Image
+import numpy as np
 from torch import nn
 
 from transformers_detr.explanation.attention import image_attention
 from transformers_detr.inference.detector import THRESHOLDS, Detector, Segmenter
 from transformers_detr.inference.predictor import Predictor, Prepared
+from transformers_detr.model.image_io_detr import Pixels
 from transformers_detr.serving.errors import ServiceError
 from transformers_detr.serving.responses import (
     attention_response,
@@ -22,7 +23,7 @@ from transformers_detr.serving.responses import (
 )
 from transformers_detr.serving.schemas import RequestParameters
 
-_WARM_UP_SIZE = (64, 48)
+_WARM_UP_SIZE = (48, 64)
 
 Endpoint = Literal["predict", "attention"]
 
@@ -56,13 +57,14 @@ class ModelRunner:
     def __init__(self, predictor: Detector | Segmenter):
         self._predictor: Predictor[Any] = predictor
         self._model: Any = predictor.model
+        self.num_channels = predictor.num_channels
         self._segments = isinstance(predictor, Segmenter)
         self.task = "image-segmentation" if self._segments else "object-detection"
         self.default_threshold = float(predictor.default_threshold)
         self.has_attention = isinstance(predictor.model, nn.Module)
 
-    def prepare(self, endpoint: Endpoint, parameters: RequestParameters, image: Image.Image) -> PreparedRequest:
-        """Preprocess the image of a request.
+    def prepare(self, endpoint: Endpoint, parameters: RequestParameters, image: Pixels) -> PreparedRequest:
+        """Preprocess the image of a request, which has the `num_channels` of the model.
 
         Raises:
             ServiceError: The model does not support the request, or the processor cannot resize the image.
@@ -81,7 +83,8 @@ class ModelRunner:
 
     def warm_up(self) -> None:
         """Run a gray image, since the first run of a model is slow."""
-        request = self.prepare("predict", RequestParameters(), Image.new("RGB", _WARM_UP_SIZE, "gray"))
+        gray = np.full((*_WARM_UP_SIZE, self.num_channels), 128, np.uint8)
+        request = self.prepare("predict", RequestParameters(), gray)
         self.select_batch([request], batch_size=1)
         self.to_response(request, self.run([request])[0])
 

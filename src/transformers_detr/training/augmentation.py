@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from transformers_detr.model.resize_detr import resized_size
@@ -72,6 +73,18 @@ class CropWindow(v2.Transform):
         return self._call_kernel(v2.functional.crop, inpt, **params)
 
 
+class JitterColors(v2.ColorJitter):
+    """Color jitter of gray and RGB; alpha, and images of five channels or more, remain unchanged."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change the colors of an image `(C, H, W)`; boxes and masks have none."""
+        if not isinstance(inpt, tv_tensors.Image) or len(inpt) > 4:
+            return inpt
+        colors = 1 if len(inpt) < 3 else 3
+        changed = super().transform(inpt[:colors], params)
+        return tv_tensors.wrap(torch.cat([changed, inpt[colors:]]), like=inpt)
+
+
 def paper(edge: int, longest_edge: int, largest: int) -> v2.Transform:
     """Build the paper's augmentation: flip; with probability ½ crop a window of a smaller copy; resize.
 
@@ -101,7 +114,7 @@ def small_data(edge: int, longest_edge: int, largest: int) -> v2.Transform:
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)], 0.7),
+            v2.RandomApply([JitterColors(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)], 0.7),
             v2.RandomApply(window, 0.7),
             ResizeShortestEdge([edge], longest_edge),
         ]

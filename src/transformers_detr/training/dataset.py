@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from transformers_detr.data.records import ImageRecord
 from transformers_detr.model.annotations_detr import detection_target, relative_target
+from transformers_detr.model.image_io_detr import pixels_size
 from transformers_detr.model.padding_detr import pad_batch
 
 Sample = dict[str, Any]
@@ -39,31 +40,37 @@ class TrainingDataset(Dataset[Sample]):
         records: The images.
         transforms: The augmentation for each shorter side.
         with_masks: Whether targets get masks.
+        num_channels: Channels of the model.
     """
 
     def __init__(
-        self, records: Sequence[ImageRecord], transforms: Mapping[int, v2.Transform], with_masks: bool = False
+        self,
+        records: Sequence[ImageRecord],
+        transforms: Mapping[int, v2.Transform],
+        with_masks: bool = False,
+        num_channels: int = 3,
     ):
         self.records = records
         self.transforms = transforms
         self.with_masks = with_masks
+        self.num_channels = num_channels
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """Return an augmented image `pixels` `(3, H, W)` uint8 and its target `labels`.
+        """Return an augmented image `pixels` `(C, H, W)` uint8 and its target `labels`.
 
         Raises:
-            DatasetError: The image cannot be read.
+            DatasetError: The image cannot be read, or has other channels.
             ValueError: An annotation is wrong; the message names file, image and annotation.
         """
         record = self.records[draw.image]
-        image = record.load_image()
-        size = (image.height, image.width)
+        pixels = record.load_pixels(self.num_channels)
+        size = pixels_size(pixels)
         target = detection_target(record.coco_target(), size, self.with_masks, name=str(record.path))
         sample: Sample = {
-            "image": tv_tensors.Image(v2.functional.pil_to_tensor(image)),
+            "image": v2.functional.to_image(pixels),
             "boxes": tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size),
         }
         if self.with_masks:

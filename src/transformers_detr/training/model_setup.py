@@ -15,7 +15,7 @@ from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
-from transformers_detr.training.model_surgery import resize_queries, set_classes
+from transformers_detr.training.model_surgery import resize_queries, set_classes, with_channels
 from transformers_detr.training.recipes import Recipe, find_recipe, read_recipe
 
 LITTLE_DATA = 5000
@@ -63,6 +63,7 @@ def set_up_model(
     queries: int | None = None,
     backbone_weights: Path | None = None,
     masks: bool = False,
+    channels: int | None = None,
 ) -> ModelSetup:
     """Load a pretrained model, or build a recipe's model, and adapt it to a dataset.
 
@@ -73,6 +74,7 @@ def set_up_model(
         queries: Number of queries; default: the model's, or more if an image has more objects.
         backbone_weights: File with timm's weights for the backbone of a recipe's model.
         masks: Add a mask head to a trained detector; a segmentation model has one.
+        channels: Channels of the images; default: the model's, or those of the recipe's `image_mean`.
 
     Returns:
         The adapted model.
@@ -86,17 +88,21 @@ def set_up_model(
     path = find_recipe(name)
     recipe = Recipe(model=name) if path is None else read_recipe(path)
     masks = masks or bool(recipe.training.get("masks"))
+    if channels is None and "image_mean" in recipe.processor:
+        channels = len(DetrImageProcessor(**recipe.processor).image_mean)
     if isinstance(recipe.model, dict):
         if masks:
             raise ValueError(
                 "masks need a trained detector: train the detector first, then use its folder as the model"
             )
-        start = _fresh(recipe.model, dataset, backbone_weights)
+        fields = recipe.model if channels is None else recipe.model | {"num_channels": channels}
+        start = _fresh(fields, dataset, backbone_weights)
     elif backbone_weights is None:
-        start = _pretrained(recipe.model, dataset, masks)
+        start = _pretrained(recipe.model, dataset, masks, channels)
     else:
         raise ValueError(f"backbone weights need a recipe of a fresh model, but {recipe.model} is pretrained")
-    start.processor = DetrImageProcessor(**start.processor.to_dict() | recipe.processor)
+    processor = DetrImageProcessor(**start.processor.to_dict() | recipe.processor)
+    start.processor = _for_channels(processor, start.model.config.num_channels)
     start.training |= edges_for(start.processor.size) | recipe.training
     if size is not None:
         start.processor.size = _scaled(start.processor.size, size)
@@ -132,15 +138,20 @@ def edges_for(size: Mapping[str, int]) -> dict[str, Any]:
     return {"edges": edges, "longest_edge": max(longest, shortest)}
 
 
-def _pretrained(name: str, dataset: DetectionDataset, masks: bool) -> ModelSetup:
+def _pretrained(name: str, dataset: DetectionDataset, masks: bool, channels: int | None) -> ModelSetup:
     has_masks = holds_segmentation(name)
     kind: type[DetrForObjectDetection | DetrForSegmentation]
     kind = DetrForSegmentation if has_masks else DetrForObjectDetection
     model, processor = load_pretrained(kind, name)
+    own_channels = model.config.num_channels
+    if channels not in (None, own_channels):
+        model = with_channels(model, channels)
     before = model.config.num_labels
     kept = set_classes(getattr(model, "detr", model), dataset.class_names)
     model.config.auxiliary_loss = True
     notes = [_about_classes(before, dataset.class_names, kept)]
+    if channels not in (None, own_channels):
+        notes.append(f"Channels: {own_channels} → {channels}; the first convolution starts from the model's weights.")
     training = fine_tuning_defaults(len(dataset.split("train")))
     if masks or has_masks:
         require_masks(dataset)
@@ -201,6 +212,17 @@ def _fresh(fields: dict[str, Any], dataset: DetectionDataset, backbone_weights: 
             "many epochs and a modest result. Fine-tuning facebook/detr-resnet-50 needs far fewer images."
         )
     return ModelSetup(model, DetrImageProcessor(), fields, {}, [], warnings)
+
+
+def _for_channels(processor: DetrImageProcessor, channels: int) -> DetrImageProcessor:
+    """Fit mean and deviation to the channels as `with_channels` fits weights: averaged for one, else repeated."""
+    if processor.num_channels == channels:
+        return processor
+    fitted = {
+        name: [sum(values) / len(values)] if channels == 1 else [values[i % len(values)] for i in range(channels)]
+        for name, values in (("image_mean", processor.image_mean), ("image_std", processor.image_std))
+    }
+    return DetrImageProcessor(**processor.to_dict() | fitted)
 
 
 def _with_backbone_weights(config: DetrConfig, path: Path) -> DetrForObjectDetection:

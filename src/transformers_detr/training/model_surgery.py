@@ -1,4 +1,4 @@
-"""Model surgery before fine-tuning: replace classes, resize queries, freeze parts."""
+"""Model surgery before fine-tuning: replace classes, resize queries, change channels, freeze parts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.models import adapt_input_conv
 from torch import nn
 
 from transformers_detr.training.trainable_batch_norm import make_batch_norms_trainable
@@ -20,6 +21,33 @@ PARTS: dict[str, str] = {
     "boxes": "bbox_predictor.",
 }
 """Parts of a model by name, as prefixes of parameter names."""
+
+
+def with_channels(model: Any, num_channels: int) -> Any:
+    """Return a copy of a model for images of another number of channels.
+
+    The first convolution takes its weights from the model's by timm's rule: summed for one channel, else repeated and
+    scaled to keep the sum.
+
+    Args:
+        model: A `DetrForObjectDetection` or `DetrForSegmentation`.
+        num_channels: Channels of the images.
+
+    Raises:
+        ValueError: The weights of the first convolution are not those of `config.num_channels` channels.
+    """
+    settings = model.config.to_dict() | {"num_channels": num_channels, "use_pretrained_backbone": False}
+    if model.config.backbone_config is not None:
+        settings["backbone_config"]["num_channels"] = num_channels
+    weights = model.state_dict()
+    name = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)) + ".weight"
+    try:
+        weights[name] = adapt_input_conv(num_channels, weights[name], model.config.num_channels)
+    except NotImplementedError as error:
+        raise ValueError(f"{name} of shape {tuple(weights[name].shape)} cannot take {num_channels} channels") from error
+    changed = type(model)(type(model.config).from_dict(settings))
+    changed.load_state_dict(weights)
+    return changed
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 from transformers_detr.model.boxes_detr import boxes_to_pixels, cxcywh_to_xyxy
+from transformers_detr.model.image_io_detr import load_image
 from transformers_detr.training.dataset import Draw, Sample, TrainingDataset
 from transformers_detr.visualization.annotate import draw_boxes, draw_segments
 
@@ -51,7 +51,7 @@ def contact_sheet(
 
 def _draw_sample(sample: Sample, class_names: Sequence[str]) -> Image.Image:
     """Draw a sample with its boxes and masks, scaled to its cell."""
-    image, target = to_pil_image(sample["pixels"]), sample["labels"]
+    image, target = load_image(sample["pixels"]), sample["labels"]
     factor = (CELL - 2 * MARGIN) / max(image.size)
     image = image.resize((round(image.width * factor), round(image.height * factor)))
     labels = target["class_labels"].tolist()

@@ -92,7 +92,7 @@ class DetrTrainer(transformers.Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=training_dataset(dataset, args, with_masks),
+            train_dataset=training_dataset(dataset, args, with_masks, processor.num_channels),
             eval_dataset=dataset.split("val"),
             data_collator=DetrCollator(processor.image_mean, processor.image_std),
             processing_class=processor,
@@ -309,10 +309,12 @@ class _StepCallback(transformers.TrainerCallback):
             self.trainer.ema.update(self.trainer.model, step=state.global_step)
 
 
-def training_dataset(dataset: DetectionDataset, args: DetrTrainingArguments, with_masks: bool) -> TrainingDataset:
-    """Return the training split with the augmentation of the arguments."""
+def training_dataset(
+    dataset: DetectionDataset, args: DetrTrainingArguments, with_masks: bool, num_channels: int
+) -> TrainingDataset:
+    """Return the training split with the augmentation of the arguments, for a model of `num_channels` channels."""
     transforms = augmentations(args.augmentation, args.edges, args.longest_edge)
-    return TrainingDataset(dataset.split("train"), transforms, with_masks)
+    return TrainingDataset(dataset.split("train"), transforms, with_masks, num_channels)
 
 
 def prepare_model(model: Any, args: DetrTrainingArguments) -> Any:

@@ -76,6 +76,7 @@ class TrainingOptions:
     freeze: Sequence[str] = ()
     lora_rank: int = 0
     masks: bool = False
+    channels: int | None = None
     precision: Precision = "float32"
     workers: int = 2
     seed: int = 0
@@ -149,6 +150,7 @@ def train(
     freeze: Sequence[str] = (),
     lora_rank: int = 0,
     masks: bool = False,
+    channels: int | None = None,
     precision: Precision = "float32",
     workers: int = 2,
     seed: int = 0,
@@ -176,6 +178,7 @@ def train(
         freeze: Parts to freeze: "backbone", "encoder", "decoder", …, or prefixes of parameter names.
         lora_rank: Train LoRA adapters of this rank instead of the transformer's weights; 0 trains the weights.
         masks: Add a mask head to a trained detector and train it.
+        channels: Channels of the images; default: the model's. A pretrained model is adapted as timm does it.
         precision: Floating-point type of the computation; weights stay float32.
         workers: Number of processes that load images.
         seed: Seed of all random numbers; also sets the global seeds.
@@ -214,6 +217,7 @@ def train(
         freeze=freeze,
         lora_rank=lora_rank,
         masks=masks,
+        channels=channels,
         precision=precision,
         workers=workers,
         seed=seed,
@@ -258,7 +262,8 @@ def preview(
     """
     prepared = _prepare(dataset, TrainingOptions(**options), notify)
     arguments = DetrTrainingArguments(**prepared.arguments)
-    samples = training_dataset(prepared.dataset, arguments, prepared.setup.with_masks)
+    setup = prepared.setup
+    samples = training_dataset(prepared.dataset, arguments, setup.with_masks, setup.processor.num_channels)
     return contact_sheet(samples, prepared.dataset.class_names, arguments.edges, count, arguments.seed)
 
 
@@ -328,7 +333,9 @@ def _prepare(dataset: str | Path | DetectionDataset, options: TrainingOptions, n
     set_seed(options.seed)
     note(f"Loading {options.model}.")
     weights = None if options.backbone_weights is None else Path(options.backbone_weights)
-    setup = set_up_model(str(options.model), checked, options.size, options.queries, weights, options.masks)
+    setup = set_up_model(
+        str(options.model), checked, options.size, options.queries, weights, options.masks, options.channels
+    )
     for message in setup.notes:
         note(message)
     for message in setup.warnings:

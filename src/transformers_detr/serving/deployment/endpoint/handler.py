@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from transformers_detr.model.image_io_detr import Pixels, load_pixels
 from transformers_detr.serving.image_decoding import decode_image
 from transformers_detr.serving.limits import Limits
 from transformers_detr.serving.model_registry import load_model
@@ -33,11 +34,12 @@ class EndpointHandler:
             Object-detection or image-segmentation format of the Hub.
         """
         parameters = RequestParameters.model_validate(data.get("parameters") or {})
-        request = self._runner.prepare("predict", parameters, _image(data["inputs"]))
+        request = self._runner.prepare("predict", parameters, _image(data["inputs"], self._runner.num_channels))
         return self._runner.to_response(request, self._runner.run([request])[0])
 
 
-def _image(inputs: Any) -> Image.Image:
+def _image(inputs: Any, num_channels: int) -> Pixels:
     if isinstance(inputs, Image.Image):
-        return ImageOps.exif_transpose(inputs).convert("RGB")
-    return decode_image(decode_base64(inputs) if isinstance(inputs, str) else inputs, Limits().pixels)
+        return load_pixels(ImageOps.exif_transpose(inputs), num_channels)
+    content = decode_base64(inputs) if isinstance(inputs, str) else inputs
+    return decode_image(content, Limits().pixels, num_channels)
