@@ -34,7 +34,7 @@ from transformers_detr.training.trainer import DetrTrainer
 
 PLAIN = {"token_weight": 0.0, "tokens_first": 0.0, "anchored_start": False, "query_groups": 1}
 SIDES: dict[str, tuple[dict[str, Any], int]] = {"plain": (PLAIN, 1), "aided": ({}, 2)}
-"""Settings beyond the recipe's, and the divisor of the steps."""
+"""Settings of each side in addition to the recipe's, and the divisor of its steps."""
 
 EVALUATIONS = 10
 COLORS = {"plain": "#D55E00", "aided": "#0072B2"}
@@ -43,18 +43,18 @@ Curve = list[dict[str, float]]
 
 
 class _Clock(TrainerCallback):
-    """Wall-clock and processor seconds of the steps alone, and the curve over them."""
+    """Clock of the training steps, wall and processor time, that records AP over both."""
 
     def __init__(self) -> None:
         self.wall = self.processor = 0.0
         self.curve: Curve = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start."""
+        """Start both clocks."""
         self.begun = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop."""
+        """Add the times of the step."""
         self.wall += time.perf_counter() - self.begun[0]
         self.processor += time.process_time() - self.begun[1]
 
@@ -96,7 +96,7 @@ def rows(curves: dict[str, Curve]) -> Iterator[tuple[Any, ...]]:
 
 
 def draw(curves: dict[str, Curve], title: str, path: Path) -> None:
-    """AP over steps and over time."""
+    """Draw AP over steps and over time."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
     for axes, (key, unit, label) in zip(

@@ -44,7 +44,7 @@ COLUMNS = ("case", "ours, s", "other, s", "other ÷ ours")
 
 
 def one(models: Models) -> Sides:
-    """One image to boxes."""
+    """Return the runs that detect objects in one image."""
     images = [models.image(640, 480)]
     models.same_answers(models.our_processor(images, return_tensors="pt"))
     return {
@@ -54,7 +54,7 @@ def one(models: Models) -> Sides:
 
 
 def one_exported(models: Models, backend: Backend) -> Sides:
-    """One image to boxes, with an exported model."""
+    """Return the runs that detect objects in one image, ours with an exported model."""
     image = models.image(640, 480)
     detector = transformers_detr.Detector.from_pretrained(models.exported, backend=backend)
     models.same_answers(models.our_processor(image, return_tensors="pt"), detector.model)
@@ -65,7 +65,7 @@ def one_exported(models: Models, backend: Backend) -> Sides:
 
 
 def mixed(models: Models, singly: bool = False) -> Sides:
-    """Eight images of mixed sizes to boxes."""
+    """Return the runs that detect objects in eight images of mixed sizes."""
     images = [models.image(*size) for size in MIXED_SIZES]
     detector = transformers_detr.Detector(models.ours, models.our_processor)
     size = 1 if singly else 8
@@ -79,7 +79,7 @@ def mixed(models: Models, singly: bool = False) -> Sides:
 
 
 def same_detections(models: Models, image: Image.Image, found: transformers_detr.Detections) -> None:
-    """Compare what our detector found with what stock's model finds in the image alone, pixel values being equal.
+    """Compare our detections with those of stock's model for the image alone, from equal pixel values.
 
     Raises:
         Disagreement: Scores or boxes differ.
@@ -98,7 +98,7 @@ def same_detections(models: Models, image: Image.Image, found: transformers_detr
 
 
 def processor(models: Models) -> Sides:
-    """Eight images to pixel values."""
+    """Return the runs that preprocess eight images."""
     images = [models.image(640, 480) for _ in range(8)]
     ours = models.our_processor(images, return_tensors="pt")["pixel_values"]
     stock = models.stock_processor(images, return_tensors="pt")["pixel_values"]
@@ -111,7 +111,7 @@ def processor(models: Models) -> Sides:
 
 
 def loading(models: Models) -> Sides:
-    """A folder to a model."""
+    """Return the runs that load a model folder."""
     models.same_answers({"pixel_values": torch.randn(1, 3, 64, 96)})
     return {
         "ours": lambda: transformers_detr.DetrForObjectDetection.from_pretrained(models.folder),
@@ -120,7 +120,7 @@ def loading(models: Models) -> Sides:
 
 
 def training(models: Models) -> Sides:
-    """One forward and backward pass with auxiliary losses; both train what the original trains."""
+    """Return one training step of each side with auxiliary losses; both train the layers that the original trains."""
     pixel_values = torch.randn(2, 3, 512, 512)
     labels = [{"class_labels": torch.randint(91, (10,)), "boxes": torch.rand(10, 4) * 0.4 + 0.2} for _ in range(2)]
     models.train_alike()
@@ -141,7 +141,7 @@ def training(models: Models) -> Sides:
 
 
 def exact_padding(models: Models) -> Sides:
-    """A padded batch, with padding kept out of the images and as in the original."""
+    """Return the runs of a padded batch under exact padding and under the original's padding."""
     images = [models.image(640, 480), models.image(480, 640)]
     inputs = models.our_processor(images, return_tensors="pt")
     alone = models.our_processor(images[:1], return_tensors="pt")
@@ -172,7 +172,7 @@ NEEDS = {"one-onnx": ("onnx", "onnxscript", "onnxruntime"), "one-openvino": ("on
 
 
 def measure(models: Models, cases: list[str], repeats: int) -> Iterator[tuple[Any, ...]]:
-    """One row for each case."""
+    """Yield a row for each case."""
     for case in cases:
         if missing := [name for name in NEEDS.get(case, ()) if not find_spec(name)]:
             print(f"{case} is left out: {', '.join(missing)} not installed", file=sys.stderr)

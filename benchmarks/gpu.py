@@ -35,7 +35,7 @@ WARM_UP = 3  # of CUDA graphs: a run that compiles, one that records, and one th
 
 
 def timed(run: Callable[[], Any]) -> Callable[[], None]:
-    """The same, until the GPU is done."""
+    """Return a function that runs `run` and waits until the GPU has finished."""
 
     def wait() -> None:
         run()
@@ -46,7 +46,7 @@ def timed(run: Callable[[], Any]) -> Callable[[], None]:
 
 
 def images_per_second(sides: dict[str, Callable[[], Any]], batch: int, repeats: int) -> dict[str, float]:
-    """By side; sides that fail are left out, with the reason on the error stream."""
+    """Return the throughput of each side; for a side that fails, print the reason to standard error instead."""
     running: dict[str, Callable[[], object]] = {}
     for side, run in sides.items():
         try:
@@ -62,7 +62,7 @@ def images_per_second(sides: dict[str, Callable[[], Any]], batch: int, repeats: 
 def rows_of(
     what: str, batch: int, make: Callable[[str, str], Callable[[], Any]], settings: list[str], repeats: int
 ) -> Iterator[tuple[Any, ...]]:
-    """One row for each setting, and one for the best of either side; `make` gives what to run, by side and setting."""
+    """Yield a row for each setting, then the best of each side; `make(side, setting)` returns the run to time."""
     best = {"ours": 0.0, "stock": 0.0}
     for setting in settings:
         torch.compiler.reset()
@@ -75,7 +75,7 @@ def rows_of(
 
 
 def inference(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
-    """Rows of inference in bfloat16."""
+    """Yield the rows of inference in bfloat16."""
     halves = {
         side: getattr(models, side).to(torch.bfloat16, memory_format=torch.channels_last) for side in ("ours", "stock")
     }
@@ -96,7 +96,7 @@ def inference(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[A
 
 
 def training(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
-    """Rows of training; what both train is what the original trains."""
+    """Yield the rows of training; both sides train the layers that the original trains."""
     models.train_alike()
     batch, device, side_px = arguments.training_batch, arguments.device, arguments.training_size
     images = torch.randn(batch, 3, side_px, side_px, device=device).contiguous(memory_format=torch.channels_last)

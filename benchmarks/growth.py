@@ -1,4 +1,4 @@
-"""How the cost of a detection grows: images per second over batch sizes, image sizes and threads, ours and stock.
+"""Throughput of detection over batch sizes, image sizes and threads, ours and stock, in images per second.
 
     python benchmarks/growth.py
     python benchmarks/growth.py --batches 1 4 --sizes 480x640 800x1066 --threads 1 2 --output growth.json
@@ -26,7 +26,7 @@ COLUMNS = ("threads", "size", "batch", "ours, images/s", "stock, images/s", "our
 
 
 def measure(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
-    """One row for each combination."""
+    """Yield a row for each combination."""
     for threads, size, batch in product(arguments.threads, arguments.sizes, arguments.batches):
         torch.set_num_threads(threads)
         height, width = map(int, size.split("x"))

@@ -35,7 +35,7 @@ WEIGHTS = loss_weights(DetrConfig())
 
 
 def random_batch(images: int, layers: int, objects: int, queries: int, classes: int) -> Batch:
-    """Logits `(L, B, Q, C + 1)`, boxes `(L, B, Q, 4)` and labels."""
+    """Return random logits `(L, B, Q, C + 1)`, boxes `(L, B, Q, 4)` and labels."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(layers, images, queries, classes + 1, generator=generator, requires_grad=True)
     boxes = torch.rand(layers, images, queries, 4, generator=generator) * 0.6 + 0.1
@@ -50,7 +50,7 @@ def random_batch(images: int, layers: int, objects: int, queries: int, classes: 
 
 
 def our_loss(logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]) -> Tensor:
-    """The total loss of this package, labels checked."""
+    """Return the total loss of this package, including the check of the labels."""
     _, images, queries, columns = logits.shape
     targets = read_targets(labels, batch_size=images, num_queries=queries, num_classes=columns - 1)
     matched = match_predictions(logits, boxes, targets, MatchingCosts())
@@ -60,14 +60,14 @@ def our_loss(logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]) -> 
 def stock_loss(
     config: transformers.DetrConfig, logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]
 ) -> Tensor:
-    """The total loss of stock transformers."""
+    """Return the total loss of stock Transformers."""
     return ForObjectDetectionLoss(logits[-1], labels, "cpu", boxes[-1], config, logits, boxes)[0]
 
 
 def step(
     loss: Callable[..., Tensor], logits: Tensor, boxes: Tensor, labels: list[dict[str, Tensor]]
 ) -> tuple[Tensor, ...]:
-    """Loss, and its gradients by logits and boxes."""
+    """Return the loss and its gradients with respect to logits and boxes."""
     value = loss(logits, boxes, labels)
     return value.detach(), *torch.autograd.grad(value, (logits, boxes))
 

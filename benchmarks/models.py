@@ -66,14 +66,14 @@ class Models:
         return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
     def detect(self, model: Any, processor: Any, images: list[Image.Image]) -> Any:
-        """Images to detections, all queries kept."""
+        """Detect objects in images; all queries are kept."""
         with torch.inference_mode():
             outputs = model(**processor(images=images, return_tensors="pt"))
         sizes = [image.size[::-1] for image in images]
         return processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
 
     def same_answers(self, inputs: Mapping[str, torch.Tensor], ours: Any = None) -> None:
-        """Compare both models, or another in place of ours with stock.
+        """Compare our model, or another one given as `ours`, with stock's.
 
         Raises:
             Disagreement: Logits or boxes differ.

@@ -29,7 +29,7 @@ COLUMNS = ("measure", "ours", "stock", "stock ÷ ours")
 
 
 def run(side: str, folder: str) -> dict[str, Any]:
-    """Everything once, in this process."""
+    """Import, load and detect once in this process; return the costs."""
     start = time.perf_counter()
     package = importlib.import_module(PACKAGES[side])
     model_class, processor_class = package.DetrForObjectDetection, package.DetrImageProcessor
@@ -48,10 +48,10 @@ def run(side: str, folder: str) -> dict[str, Any]:
 
 
 def measure(folder: str, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
-    """One row for each measure.
+    """Yield a row for each quantity.
 
     Raises:
-        Disagreement: The sides found different things.
+        Disagreement: The sides found different objects.
     """
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in PACKAGES}
     for _ in range(arguments.repeats + 1):

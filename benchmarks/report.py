@@ -17,7 +17,7 @@ import torch
 
 
 class Disagreement(Exception):
-    """Two sides gave different answers."""
+    """The outputs of the two sides differ."""
 
 
 def add_common_arguments(parser: ArgumentParser, repeats: int = 5) -> None:
@@ -40,14 +40,14 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

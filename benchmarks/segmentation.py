@@ -91,13 +91,13 @@ def save_outputs(outputs: Any, path: Path) -> None:
 
 
 def segments(outputs: Any) -> tuple[Any, list[SegmentInfo]]:
-    """The map and the list of panoptic segments."""
+    """Return the map and the list of panoptic segments."""
     result = post_process_panoptic_segmentation(outputs)[0]
     return result["segmentation"], result["segments_info"]
 
 
 def compare(outputs: dict[str, Any]) -> dict[str, Any]:
-    """How far masks and segments are apart."""
+    """Return the differences between the masks and segments of the sides."""
     stock, everything, confident = (outputs[side] for side in SIDES)
     run = (confident.pred_masks > NO_MASK / 2).flatten(2).any(2)
     maps = {side: segments(values) for side, values in outputs.items()}

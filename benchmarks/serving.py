@@ -1,4 +1,4 @@
-"""The service under load on this machine, with and without batching, beside a naive one.
+"""Throughput and latency of the service under load, with and without batching, and of a naive service.
 
 Clients on loopback, each with one request at a time, send images of mixed sizes. Three services answer the same
 requests, each in a process of its own: `detr serve` as it is, `detr serve --batch-size 1`, and a naive service that
@@ -52,12 +52,12 @@ class Run:
     batch_size: float = 1.0
 
     def percentile(self, part: float) -> float:
-        """Milliseconds below which a part of the answers came."""
+        """Return the latency in milliseconds that this fraction of the responses did not exceed."""
         ordered = sorted(self.latencies)
         return 1000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
     def memory(self, start: float, end: float) -> float:
-        """Largest resident size, in megabytes, between two parts of the run."""
+        """Return the largest resident size in megabytes between two points of the run, as fractions of its time."""
         times = [at for at, _ in self.megabytes]
         first, length = times[0], times[-1] - times[0]
         return max(size for at, size in self.megabytes if start <= (at - first) / max(length, 1e-9) <= end)
@@ -87,7 +87,7 @@ def expected_answers(model: str, images: list[bytes]) -> list[Any]:
 
 
 def difference(answer: list[Any], expected: list[Any]) -> str | None:
-    """Why an answer is not the expected one; entries at the threshold may be there or not."""
+    """Return how a response differs from the expected one; entries at the threshold may be missing."""
     kept = [entry for entry in expected if entry["score"] > THRESHOLD - SCORES]
     if len(kept) != len(answer):
         certain = [entry for entry in kept if entry["score"] > THRESHOLD + SCORES]
@@ -142,7 +142,7 @@ def put_load(port: int, pid: int, images: list[bytes], expected: list[Any], requ
 
 
 def watch_memory(pid: int, run: Run, over: threading.Event) -> None:
-    """Note the resident size of a process (Linux) as long as the run lasts."""
+    """Record the resident size of a process during the run (Linux only)."""
     page = os.sysconf("SC_PAGE_SIZE")
     while True:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -153,7 +153,7 @@ def watch_memory(pid: int, run: Run, over: threading.Event) -> None:
 
 @contextmanager
 def process(arguments: list[str], threads: int) -> Iterator[tuple[int, int]]:
-    """Run a service; gives its port and process id when it is ready."""
+    """Run a service; yield its port and process id when it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -172,7 +172,7 @@ def process(arguments: list[str], threads: int) -> Iterator[tuple[int, int]]:
 
 
 def is_ready(port: int) -> bool:
-    """Whether a service answers on `/ready`."""
+    """Return whether a service answers on `/ready`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/ready")
@@ -184,7 +184,7 @@ def is_ready(port: int) -> bool:
 
 
 def mean_batch(port: int) -> float:
-    """Images per batch, as the service counts them."""
+    """Return the mean batch size from the metrics of the service."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/metrics")
     answer = connection.getresponse()
@@ -194,7 +194,7 @@ def mean_batch(port: int) -> float:
 
 
 def serve_naively(model: str, port: int) -> None:
-    """The service that one writes first: a thread per request, one pipeline call each, one at a time."""
+    """Run a naive service: one thread per request, each calls the pipeline under a lock."""
     from PIL import Image
     from transformers import pipeline
 

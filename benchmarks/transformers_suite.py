@@ -57,11 +57,11 @@ REPLACED = {
     "image_processing_detr": ("DetrImageProcessor",),
     "image_processing_pil_detr": ("DetrImageProcessorPil",),
 }
-"""Modules of `transformers.models.detr` and the names in them that mean our classes."""
+"""Modules of `transformers.models.detr` and the names in them to replace by our classes."""
 
 
 def use_ours() -> None:
-    """Let the names of stock's modules mean our classes, and `Auto*` too."""
+    """Replace stock's classes in its modules and in the `Auto*` classes by ours."""
     from transformers_detr import use_for_auto
     from transformers_detr.model import (
         configuration_detr,

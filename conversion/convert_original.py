@@ -69,18 +69,18 @@ def convert(
     _check(weights, to_original(model.state_dict()))
     model.load_state_dict(to_stored(weights), assign=True)
 
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(aside)
+        model.save_pretrained(temporary)
         annotations = "coco_panoptic" if segmentation else "coco_detection"
-        DetrImageProcessor(format=annotations).save_pretrained(aside)
-        saved, _ = load_pretrained(_model_class(segmentation), aside, dtype="auto")
+        DetrImageProcessor(format=annotations).save_pretrained(temporary)
+        saved, _ = load_pretrained(_model_class(segmentation), temporary, dtype="auto")
         _compare(weights, to_original(saved.state_dict()), folder)
-        write_fingerprint(aside, compute_fingerprint(*load_for_fingerprint(aside)))
-        aside.replace(folder)
+        write_fingerprint(temporary, compute_fingerprint(*load_for_fingerprint(temporary)))
+        temporary.replace(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return saved.eval()
 
 
@@ -147,7 +147,7 @@ def _compare(weights: dict[str, Tensor], saved: dict[str, Tensor], folder: Path)
     """Refuse a folder whose weights, read back, differ from the written ones."""
     changed = [name for name, tensor in weights.items() if not torch.equal(tensor, saved[name])]
     if changed:
-        raise ConversionError(f"{folder}: read back with other values: {listing(changed, 3)}")
+        raise ConversionError(f"{folder}: the written weights differ when read back: {listing(changed, 3)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,7 +178,7 @@ def _run(arguments: argparse.Namespace) -> None:
     file = Path(arguments.checkpoint) if arguments.checkpoint else fetch(checkpoint)
     weights = read(file)
     model = convert(weights, config_of(checkpoint), output, checkpoint.segmentation)
-    print(f"{output}: {len(weights)} weights, read back equal")
+    print(f"{output}: {len(weights)} weights written and verified")
     if arguments.verify:
         print(verify(checkpoint, weights, model))
     if arguments.push_to_hub:
@@ -188,7 +188,7 @@ def _run(arguments: argparse.Namespace) -> None:
         (output / "README.md").write_text(published_card(checkpoint, arguments.push_to_hub), encoding="utf-8")
         with plan_upload(output, arguments.push_to_hub) as plan:
             commit = upload(plan)
-        print(commit.commit_url if commit else f"{arguments.push_to_hub}: holds all of it already")
+        print(commit.commit_url if commit else f"{arguments.push_to_hub}: is up to date, nothing was uploaded")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

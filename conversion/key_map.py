@@ -18,7 +18,7 @@ from torch import Tensor
 Row = tuple[str, tuple[str, ...]]
 
 SEGMENTATION_PREFIX = "detr."
-"""In a checkpoint with masks the names of the detector start with this, in the original and as stored."""
+"""Prefix of the detector's names in a checkpoint with masks, in the original and as stored."""
 
 
 def _affine(original: str, stored: str) -> list[Row]:
@@ -189,7 +189,7 @@ def to_original(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def listing(names: Iterable[str], limit: int = 10) -> str:
-    """The first few of `names`, and how many more there are."""
+    """Return the first few of `names` and the number of the others."""
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest

@@ -1,4 +1,4 @@
-"""Original checkpoint files: getting them, reading them, writing them."""
+"""Original checkpoint files: download, read and write."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _TRAINING_STATE = ("optimizer", "lr_scheduler", "epoch", "args")
 
 
 class ConversionError(Exception):
-    """A checkpoint cannot be had or converted; the message is one line that says why."""
+    """A checkpoint cannot be obtained or converted; the message gives the reason in one line."""
 
 
 def fetch(checkpoint: Checkpoint) -> Path:
-    """The published file of a checkpoint, downloaded unless torch.hub's cache already has it.
+    """Return the published file of a checkpoint, downloaded unless torch.hub's cache has it.
 
     Args:
         checkpoint: Which one.
@@ -43,7 +43,9 @@ def fetch(checkpoint: Checkpoint) -> Path:
     if not path.exists():
         download(checkpoint.url, path, checkpoint.sha256_head)
     elif not _has_hash(path, checkpoint.sha256_head):
-        raise ConversionError(f"{path}: the content does not fit the hash in the name; delete it and run again")
+        raise ConversionError(
+            f"{path}: the content does not match the hash in the file name; delete the file and run again"
+        )
     return path
 
 
@@ -66,12 +68,14 @@ def download(url: str, path: Path, sha256_head: str) -> None:
         _download_rest(url, part)
     except (OSError, HTTPException) as error:
         raise ConversionError(
-            f"{url}: download failed ({error}); run again to continue it, or get the file elsewhere and give it with"
+            f"{url}: download failed ({error}); run again to resume it, or download the file elsewhere and give it with"
             " --checkpoint"
         ) from error
     if not _has_hash(part, sha256_head):
         part.unlink()
-        raise ConversionError(f"{url}: the content is not what was published (its sha256 must begin {sha256_head})")
+        raise ConversionError(
+            f"{url}: the content differs from the published file (its sha256 must begin with {sha256_head})"
+        )
     part.replace(path)
 
 
@@ -93,7 +97,7 @@ def read(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the original stores its arguments so
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConversionError(f"{path}: there is no such file") from error
+        raise ConversionError(f"{path}: no such file") from error
     except LoadingError as error:
         raise ConversionError(str(error)) from error
     except Exception as error:
@@ -105,7 +109,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def write(weights: dict[str, Tensor], path: Path) -> None:
     """Write weights as an original checkpoint file: a dictionary with the weights under "model"."""
     # By a handle: given a path, torch would write the name of the temporary file into the archive.
-    with atomic_file(path) as aside, aside.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save({"model": weights}, file)
 
 

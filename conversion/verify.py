@@ -43,7 +43,7 @@ def verify(checkpoint: Checkpoint, weights: dict[str, Tensor], model: nn.Module)
         )
     except Exception as error:
         # Network, hub and the original's own imports: whatever fails, there is nothing to compare with.
-        raise ConversionError(f"the original's code cannot be had from torch.hub ({error})") from error
+        raise ConversionError(f"the original's code cannot be loaded with torch.hub ({error})") from error
     original.load_state_dict(weights)
     differences = compare(original.eval(), model, made_up_images())
     return "equal to the original: largest difference " + ", ".join(

@@ -1,4 +1,4 @@
-r"""Make the bundled model of finished trainings that went on from one another, measure it, write its card.
+r"""Build the bundled model from a chain of finished trainings, measure it, and write its card.
 
 detr scenes --images 500 --seed 3 --output scenes/held
 python model_cards/bundle.py runs/scenes runs/scenes-larger runs/scenes-finest --minutes 75 113 17 \
@@ -30,7 +30,7 @@ RECIPE = "recipe.yaml"
 
 
 def store(run: Path, size: list[int] | None) -> int:
-    """Write the trained model in half precision, to be computed with in single; returns its number of parameters."""
+    """Save the trained model in half precision for use in float32; return its number of parameters."""
     model, processor = load_pretrained(DetrForObjectDetection, run)
     if size is not None:
         processor.size = dict(zip(("shortest_edge", "longest_edge"), size, strict=True))
@@ -45,7 +45,7 @@ def store(run: Path, size: list[int] | None) -> int:
 
 
 def score(held_out: Path) -> dict[str, Any]:
-    """Average precision of the stored model, by the command that the card names."""
+    """Return the average precision of the stored model, measured with the command on the card."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "evaluation")
         command = [
@@ -64,7 +64,7 @@ def score(held_out: Path) -> dict[str, Any]:
 
 
 def course(run: Path, minutes: int, machine: str, processes: int) -> dict[str, Any]:
-    """What a training, finished or at one of its checkpoints, noted of itself; and what it did not."""
+    """Return the record of a training or of one of its checkpoints, with the given facts about time and machine."""
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
     recipe_file = next(path for path in (run / RECIPE, run.parent / RECIPE) if path.is_file())
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))

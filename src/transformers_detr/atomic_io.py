@@ -51,7 +51,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _emptied(partial: Path) -> Iterator[Path]:
-    """A folder without what a run that was killed left there; removed in the end."""
+    """Create an empty folder, without the leftovers of a killed run, and remove it at the end."""
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

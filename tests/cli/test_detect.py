@@ -267,7 +267,7 @@ def test_nothing_above_the_threshold_gives_empty_files(model, photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.jpg"], "missing.jpg: there is no such file or folder"),
+        (["missing.jpg"], "missing.jpg: no such file or folder"),
         (["PHOTOS"], "22 images need a folder for results"),
         (["PHOTO", "--threshold", "1.5"], "--threshold"),
         (["PHOTO", "--batch-size", "0"], "--batch-size"),
@@ -290,7 +290,7 @@ def test_model_that_cannot_be_loaded_ends_with_one_message(photos, tmp_path, mon
     result = run("detect", photos / "100.png", "--model", tmp_path / "missing")
     assert result.exit_code == 1
     assert "The model cannot be loaded" in result.stderr
-    assert "there is no such folder" in result.stderr
+    assert "no such folder" in result.stderr
     assert "Traceback" not in result.output
 
 

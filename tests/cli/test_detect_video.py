@@ -127,7 +127,7 @@ def test_mistakes_are_named(folder, tmp_path):
     for more, message in (
         ([], "a video needs a folder for results"),
         ([str(tmp_path / "photo.png"), "-o", str(tmp_path)], "separate runs, got"),
-        ([str(folder / "absent.mp4"), "-o", str(tmp_path)], "absent.mp4: there is no such file"),
+        ([str(folder / "absent.mp4"), "-o", str(tmp_path)], "absent.mp4: no such file"),
         (["--resume", "--overwrite", "-o", str(tmp_path)], "exclude each other"),
     ):
         result = CliRunner().invoke(app, [*command, *more])

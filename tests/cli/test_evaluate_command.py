@@ -233,7 +233,7 @@ def test_wrong_calls_are_refused(model, scenes, tmp_path):
     assert "need a folder" in run(*data, "--model", model).output
     missing = run(*data, "--model", tmp_path / "nowhere", "--output", tmp_path / "out")
     assert missing.exit_code == 1
-    assert "there is no such folder" in missing.output
+    assert "no such folder" in missing.output
     no_data = run("--data", tmp_path / "nothing", "--model", model, "--output", tmp_path / "out")
     assert no_data.exit_code == 1
     assert "nothing" in no_data.output

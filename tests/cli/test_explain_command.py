@@ -65,7 +65,7 @@ def test_queries_over_a_folder_without_annotations(folder, tmp_path):
     [
         ([], "give either images or --queries"),
         (["photos", "--queries", "x"], "give either images or --queries"),
-        (["nosuch.jpg"], "nosuch.jpg: there is no such file or folder"),
+        (["nosuch.jpg"], "nosuch.jpg: no such file or folder"),
         (["photos", "--point", "1"], "--point 1: must be X,Y"),
         (["photos", "--point", "1,2"], "--point 1,2: must lie between 0 and 1"),
         (["photos", "-o", "one.png"], "need a folder, --output names the file one.png"),

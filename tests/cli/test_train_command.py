@@ -49,7 +49,7 @@ def test_every_format_trains_an_epoch(name, written, model, tmp_path):
     output = tmp_path / "run"
     result = run("--data", written(name), "--model", model, "--output", output, *QUICK)
     assert result.exit_code == 0, result.output
-    assert "8 images to train on, 4 for validation" in result.output
+    assert "8 training images, 4 validation images" in result.output
     assert "Classes: 3 → 8" in result.output
     assert "new, except for star and “no object”" in result.output
     assert "best AP" in (output / "training.html").read_text(encoding="utf-8")
@@ -123,7 +123,7 @@ def test_masks_are_learned_too(written, tmp_path):
     assert yaml.safe_load((output / "recipe.yaml").read_text())["training"]["masks"]
     without = run("--data", written("voc"), "--model", output, "--output", tmp_path / "other", *QUICK)
     assert without.exit_code == 1
-    assert "scene00.xml, image 0, object 1: has no mask, but masks are to be trained" in without.output
+    assert "scene00.xml, image 0, object 1: has no mask; training masks needs one" in without.output
 
 
 def test_a_preview_shows_what_the_model_would_see(written, model, tmp_path):
@@ -147,7 +147,7 @@ def test_faulty_data_is_named_before_anything_is_trained(written, model, tmp_pat
     assert "Repair the dataset, or leave the faulty entries out with clean=True (--clean)" in refused.output
     cleaned = run(*command, "--clean")
     assert cleaned.exit_code == 0, cleaned.output
-    assert "7 images to train on" in cleaned.output
+    assert "7 training images" in cleaned.output
 
 
 def test_more_objects_than_queries_get_more_queries(written, tmp_path):
@@ -192,7 +192,7 @@ def test_wrong_settings_are_named(written, model, tmp_path, setting, message):
 def test_an_unknown_model_is_named(written, tmp_path):
     result = run("--data", written("coco"), "--model", tmp_path / "none", "--output", tmp_path / "run", *QUICK)
     assert result.exit_code == 1
-    assert "there is no such folder" in result.output
+    assert "no such folder" in result.output
 
 
 def test_the_curve_goes_to_tensorboard(written, model, tmp_path):

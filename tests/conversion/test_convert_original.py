@@ -110,7 +110,7 @@ def test_published_architectures_convert_by_command(variant, name, tmp_path, gol
     torch.save({"model": weights}, original)
     assert main([name, "--checkpoint", str(original), "--output", str(folder)]) == 0
     assert main([name, "--checkpoint", str(folder), "--output", str(back), "--reverse"]) == 0
-    assert "read back equal" in capsys.readouterr().out
+    assert "weights written and verified" in capsys.readouterr().out
 
     again = read(back)
     assert list(again) == list(weights)
@@ -185,13 +185,13 @@ def bad_files(folder, weights):
     torch.save({"model": weights}, whole)
     torch.save({"model": weights}, old, _use_new_zipfile_serialization=False)
     contents = {
-        "truncated": (whole.read_bytes()[:-1000], "cut short"),
+        "truncated": (whole.read_bytes()[:-1000], "the file is truncated"),
         "truncated-old": (old.read_bytes()[:-1000], "cannot be read"),
-        "beginning-only": (whole.read_bytes()[:100], "cut short"),
+        "beginning-only": (whole.read_bytes()[:100], "the file is truncated"),
         "empty": (b"", "empty"),
         "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
         "page": (b"\n<!DOCTYPE html><html></html>", "web page"),
-        "text": (b"hello", "this is no file of PyTorch, but perhaps a saved web page"),
+        "text": (b"hello", "this is not a PyTorch file, but perhaps a saved web page"),
     }
     for name, (content, message) in contents.items():
         (folder / f"{name}.pth").write_bytes(content)

@@ -74,7 +74,7 @@ def test_download_that_was_complete_before_it_was_moved_is_taken(server, tmp_pat
 
 
 def test_other_content_is_refused_and_not_kept(server, tmp_path):
-    with pytest.raises(ConversionError, match=r"not what was published .* begin 00000000"):
+    with pytest.raises(ConversionError, match=r"differs from the published file .* begin with 00000000"):
         download(f"{server.address}/file", tmp_path / "file.pth", "00000000")
     assert list(tmp_path.iterdir()) == []
 
@@ -92,7 +92,7 @@ def test_file_in_the_cache_is_used_if_its_content_is_right(tmp_path, monkeypatch
     path = tmp_path / "hub" / "checkpoints" / checkpoint.file_name
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
-    with pytest.raises(ConversionError, match="does not fit the hash in the name; delete it"):
+    with pytest.raises(ConversionError, match="does not match the hash in the file name; delete the file"):
         fetch(checkpoint)
     monkeypatch.setattr(type(checkpoint), "sha256_head", HEAD)
     assert fetch(checkpoint) == path

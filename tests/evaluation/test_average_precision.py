@@ -139,7 +139,7 @@ def test_unusable_predictions_are_refused():
     box = from_coco_results([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}])
     with pytest.raises(ValueError, match="image 99: not in the ground truth"):
         score_detections(dataset, [ImagePrediction(99)])
-    with pytest.raises(ValueError, match=r"image 1: .* a repetition"):
+    with pytest.raises(ValueError, match=r"image 1: .* predicted twice"):
         score_detections(dataset, box * 2)
     with pytest.raises(ValueError, match="image 1: has no masks"):
         score_detections(dataset, box, "segm")

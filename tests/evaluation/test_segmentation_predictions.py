@@ -182,7 +182,7 @@ def test_truth_is_checked(tmp_path, data):
     with pytest.raises(ValueError, match="not a panoptic annotation file"):
         read_panoptic_truth(data / "instances_val.json", known)
     del known["star"]
-    with pytest.raises(ValueError, match=r"does not know the classes \['star'\]"):
+    with pytest.raises(ValueError, match=r"does not have the classes \['star'\]"):
         read_panoptic_truth(data / "panoptic_val.json", known)
 
 
@@ -270,4 +270,4 @@ def test_boxes_alone_have_no_panoptic_quality(data, tmp_path):
     (tmp_path / "results.json").write_text("[]")
     refused = score("--predictions", tmp_path / "results.json", "-d", data, "--panoptic", data / "panoptic_val.json")
     assert refused.exit_code == 1
-    assert "there are no segments to compare with it" in refused.stderr
+    assert "nothing to compare with this file" in refused.stderr

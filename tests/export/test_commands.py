@@ -62,7 +62,7 @@ def test_precision_goes_with_a_backend(verb, saved):
     command = [verb, *given, "--model", str(saved[0]), "--precision", "int8"]
     result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 2
-    assert "goes with --backend; PyTorch has --dtype" in result.output
+    assert "needs --backend; for PyTorch use --dtype" in result.output
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_evaluate_predicts_the_same(saved, exported, labeled, tmp_path):
     ("arguments", "message"),
     [
         (("evaluate", "--padding", "original"), "leave out padding"),
-        (("evaluate", "--check-padding"), "an exported model has one padding only"),
-        (("detect", "--dtype", "float16"), "an exported model has its own"),
+        (("evaluate", "--check-padding"), "the padding of an exported model is fixed"),
+        (("detect", "--dtype", "float16"), "does not apply to exported models; use --precision"),
     ],
 )
 def test_what_an_exported_model_has_of_its_own(arguments, message, saved, exported, labeled, tmp_path):

@@ -215,15 +215,15 @@ def test_a_fixed_size_pads_and_refuses(tmp_path, detector, pictures):
 
 
 def test_errors_say_what_to_do(exported, tmp_path):
-    with pytest.raises(LoadingError, match="there is no such folder"):
+    with pytest.raises(LoadingError, match="no such folder"):
         Detector.from_pretrained(tmp_path / "nowhere", backend="onnx")
     with pytest.raises(LoadingError, match=r"no export for backend 'torch' in fp16 .*detr export --format torch"):
         Detector.from_pretrained(exported, backend="torch", precision="fp16")
     with pytest.raises(ValueError, match="backend must be one of onnx, openvino, torch, got 'tflite'"):
         Detector.from_pretrained(exported, backend="tflite")
-    with pytest.raises(ValueError, match="dtype goes with PyTorch's weights; a backend takes a precision"):
+    with pytest.raises(ValueError, match="dtype is for PyTorch weights only"):
         Detector.from_pretrained(exported, backend="onnx", dtype="float16")
-    with pytest.raises(LoadingError, match="detects, but does not segment"):
+    with pytest.raises(LoadingError, match="this is a detection model"):
         Segmenter.from_pretrained(exported, backend="onnx")
 
 
@@ -243,9 +243,9 @@ def test_a_damaged_graph_is_named(file, reason, exported, tmp_path):
     ("arguments", "message"),
     [
         (["--fixed-size", "800"], "must be HEIGHTxWIDTH"),
-        (["--calibration", "x"], "--calibration goes with --int8"),
+        (["--calibration", "x"], "--calibration needs --int8"),
         (["--format", "torch", "--fp16"], "format torch has no fp16"),
-        (["--images", "nowhere.png"], "nowhere.png: there is no such file"),
+        (["--images", "nowhere.png"], "nowhere.png: no such file"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, message, saved, tmp_path):

@@ -72,14 +72,14 @@ def test_subfolder(hub, folder):
 def test_what_is_not_there(hub, folder):
     hub.server.add(NAME, folder)
     message = hub.call(detect, NAME, backend="onnx", precision="fp16")
-    assert message == f"{NAME}: no export for backend 'onnx' in fp16 here; make one with `detr export --format onnx`"
+    assert message == f"{NAME}: no export for backend 'onnx' in fp16; create one with `detr export --format onnx`"
     message = hub.call(detect, NAME, backend="openvino", local_files_only=True)
     assert "cannot be reached and the model is not in the local cache" in message
     (folder / "preprocessor_config.json").unlink()
     hub.server.add("an-org/half", folder)
     assert hub.call(detect, "an-org/half", backend="onnx") == "an-org/half: preprocessor_config.json is missing"
     message = hub.call(detect, "an-org/none", backend="onnx", token=NOBODY)
-    assert message.startswith("an-org/none: there is no such folder, and no such model on the Hub")
+    assert message.startswith("an-org/none: no such folder, and no such model on the Hub")
 
 
 def test_private_and_interrupted(hub, folder):

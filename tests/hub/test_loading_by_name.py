@@ -97,7 +97,7 @@ def test_weights_of_torch(hub, folder):
 @pytest.mark.parametrize("token", [NOBODY, WRITER])
 def test_a_missing_repository(hub, token):
     message = hub.call(load, NAME, token=token)
-    assert message.startswith(f"{NAME}: there is no such folder, and no such model on the Hub")
+    assert message.startswith(f"{NAME}: no such folder, and no such model on the Hub")
 
 
 def test_a_private_repository(hub, folder):

@@ -270,18 +270,18 @@ def name_other_code(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change_weights, r"does not give the numbers in verification.json (logits differ by 1.0e-02"),
+        (change_weights, r"the outputs of the model differ from verification.json (logits differ by 1.0e-02"),
         (spoil_weights, "logits has non-finite values: weights are NaN"),
-        (truncate_weights, "model.safetensors: the file is cut short or damaged"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no weights to verify the model by"),
+        (truncate_weights, "model.safetensors: the file is truncated or damaged"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights to verify it with"),
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json is missing"),
         (
             lambda folder: (folder / "config.json").write_text('{"model_type": "yolos"}'),
             "architectures must begin with",
         ),
-        (name_other_code, "names custom code (auto_map), which must go along: add --with-custom-code"),
-        (shutil.rmtree, "there is no such folder"),
+        (name_other_code, "refers to custom code (auto_map): add --with-custom-code"),
+        (shutil.rmtree, "no such folder"),
     ],
 )
 def test_what_does_not_prove_itself_is_not_uploaded(hub, folder, damage, message):
@@ -297,7 +297,7 @@ def test_what_does_not_prove_itself_is_not_uploaded(hub, folder, damage, message
 
 
 def test_a_name_that_cannot_be_one(hub, folder):
-    assert "cannot be a name on the Hub" in hub.call(push, folder, "an-org/a/b")["error"]
+    assert "not a valid name on the Hub" in hub.call(push, folder, "an-org/a/b")["error"]
 
 
 def test_a_model_that_stock_gets_wrong_needs_its_code(hub, tmp_path):
@@ -305,7 +305,7 @@ def test_a_model_that_stock_gets_wrong_needs_its_code(hub, tmp_path):
     with torch.random.fork_rng():
         folder = save(tiny_detector(backbone="mobilenetv2_035"), tmp_path / "model")
     refused = hub.call(push, folder, NAME)
-    assert "stock transformers does not give this model's numbers" in refused["error"]
+    assert "stock Transformers computes other outputs for this model" in refused["error"]
     assert "add --with-custom-code" in refused["error"]
     pushed = hub.call(push, folder, NAME, "--with-custom-code")
     assert pushed["status"] == 0, pushed

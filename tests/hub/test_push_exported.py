@@ -27,7 +27,7 @@ def folder(tmp_path):
 def test_an_exported_folder(hub, folder, tmp_path):
     refused = hub.call(push, folder, NAME)
     assert refused["status"] == 1
-    assert "this has onnx/model.onnx, but no weights to verify the model by: copy model.safetensors" in refused["error"]
+    assert "the folder has onnx/model.onnx, but no weights to verify it with: copy" in refused["error"]
     assert NAME not in hub.server.repositories
 
     (tmp_path / "weights" / "model.safetensors").rename(folder / "model.safetensors")

@@ -103,7 +103,7 @@ def test_other_weights_are_refused(tmp_path):
     open_run(tmp_path, resume=True).set_model(model)
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1
-    with pytest.raises(PredictionsError, match="begun with other weights"):
+    with pytest.raises(PredictionsError, match="started with other weights"):
         open_run(tmp_path, resume=True).set_model(model)
 
 

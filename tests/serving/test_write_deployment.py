@@ -89,7 +89,7 @@ def test_mistakes_are_told(tmp_path):
         "no such folder" in run("--write", "space", "--output", tmp_path / "new", "--model", tmp_path / "none").stderr
     )
     assert not (tmp_path / "new").exists()
-    assert "go together" in run("--write", "space").stderr
+    assert "need each other" in run("--write", "space").stderr
     twice = run("--model", tmp_path / "there", "--model", f"there={tmp_path}")
     assert twice.exit_code == 2
     assert "two models are called there" in twice.stderr

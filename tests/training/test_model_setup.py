@@ -105,7 +105,9 @@ def test_masks_need_masks_and_a_trained_detector(detector_folder, scenes):
     image = next(image for image in scenes.split("train") if image.objects)
     without = replace(image, objects=(replace(image.objects[0], segmentation=None), *image.objects[1:]))
     lacking = replace(scenes, splits={**scenes.splits, "train": (without,)})
-    message = f"image {image.id}, annotation {image.objects[0].id}: has no mask, but masks are to be trained"
+    message = (
+        f"image {image.id}, annotation {image.objects[0].id}: has no mask; training masks needs one for each object"
+    )
     with pytest.raises(ValueError, match=message):
         set_up_model(detector_folder(), lacking, masks=True)
     with pytest.raises(ValueError, match="masks need a trained detector"):

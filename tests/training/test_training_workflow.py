@@ -72,7 +72,7 @@ def test_the_saved_model_is_the_best_checkpoint(run, scenes):
 def test_messages_reach_the_caller_and_nothing_is_printed(run, start, scenes, tmp_path, capsys):
     result, messages, steps = run
     assert tuple(messages) == result.notes
-    assert "Data: 10 images to train on, 4 for validation." in messages
+    assert "Data: 10 training images, 4 validation images." in messages
     assert any(message.startswith("Classes: 2 → 8") for message in messages)
     assert steps == result.trainer.state.global_step > 0
     train(scenes, model=start, output_dir=tmp_path, epochs=1, **QUICK)
@@ -134,7 +134,7 @@ def test_a_fresh_model_gets_more_steps_to_overfit(start, scenes, tmp_path, monke
 
     def overfit(*arguments):
         asked.append(arguments[4])
-        return OverfitResult(0.95)
+        return OverfitResult(95.0)
 
     (tmp_path / "fresh.yaml").write_text(yaml.safe_dump({"model": TINY}))
     monkeypatch.setattr(training_workflow, "overfit", overfit)

@@ -66,7 +66,7 @@ class ExportedModel:
 
     @property
     def supports_exact_padding(self) -> bool:
-        """Whether images of different sizes may share a batch without changing each other's results."""
+        """True if images of different sizes can share a batch without changing each other's results."""
         return bool(self.config.exact_padding)
 
     def eval(self) -> Self:
@@ -103,7 +103,7 @@ def _on_canvas(pixel_values: Tensor, pixel_mask: Tensor | None, size: tuple[int,
     if height > size[0] or width > size[1]:
         raise ValueError(
             f"this model was exported for {size[0]}×{size[1]} (height × width), the images have {height}×{width}: "
-            "use the image processor of its folder"
+            "use the image processor of the exported folder"
         )
     if pixel_mask is None:
         pixel_mask = pixel_values.new_ones((len(pixel_values), height, width))

@@ -73,7 +73,7 @@ def open_exported(
     except Exception as error:  # of a kind that depends on the backend
         raise LoadingError(f"{path}: cannot be loaded: {_reason(error)}") from error
     if architecture == _SEGMENTATION and (config.architectures or [""])[0] != _SEGMENTATION:
-        raise LoadingError(f"{name}: this model detects, but does not segment")
+        raise LoadingError(f"{name}: this is a detection model; segmentation needs a model with a mask head")
     return ExportedModel(config, engine, _graph_files(path, backend)), processor
 
 
@@ -91,7 +91,7 @@ def _local_folder(name: str, backend: Backend, precision: Precision, subfolder: 
         return download_files(name, [file.as_posix() for file in files], **hub) / subfolder
     folder = Path(name).expanduser() / subfolder
     if not folder.is_dir():
-        raise LoadingError(f"{folder}: there is no such folder; backends run what `detr export` wrote into one")
+        raise LoadingError(f"{folder}: no such folder; --backend needs a folder written by `detr export`")
     return folder
 
 
@@ -107,8 +107,8 @@ def _existing_file(name: str, folder: Path, backend: Backend, precision: Precisi
         there = ", ".join(f"{b} {p}" for b, p in exported_files(folder)) or "none"
         seen = f" (there: {there})" if is_path(name) else ""  # only the needed files of a repository are downloaded
         raise LoadingError(
-            f"{name}: no export for backend {backend!r} in {precision} here{seen}; "
-            f"make one with `detr export --format {backend}`"
+            f"{name}: no export for backend {backend!r} in {precision}{seen}; "
+            f"create one with `detr export --format {backend}`"
         )
     for file in _CONFIGURATIONS:
         if not (folder / file).is_file():

@@ -72,7 +72,7 @@ def _write(program: Any, names: list[str], path: Path, size: tuple[int, int] | N
             verbose=False,
         )
     if onnx is None:
-        raise RuntimeError("torch.onnx.export gave no program")
+        raise RuntimeError("torch.onnx.export returned no program")
     _name_by_module(onnx.model.graph)
     onnx.save(path)
 
@@ -115,7 +115,7 @@ def load(path: Path, device: str) -> Engine:
     choice = {"device_id": number} if number and kind != "cpu" else {}
     session = onnxruntime.InferenceSession(path, options, providers=[(providers[kind], choice)])
     if providers[kind] not in session.get_providers():  # it would continue on the CPU
-        raise DeviceError(f"device {device!r} cannot be used: ONNX Runtime is built for it, but finds none")
+        raise DeviceError(f"device {device!r} cannot be used: ONNX Runtime supports it but finds no such device")
     shapes = {value.name: value.shape for value in session.get_inputs()}
     outputs = [output.name for output in session.get_outputs()]
 

@@ -21,7 +21,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 INPUTS = ("pixel_values", "pixel_mask")
 OUTPUTS = ("logits", "pred_boxes", "pred_masks")
-"""In this order; the last for segmentation only."""
+"""Outputs of a graph, in this order; `pred_masks` for segmentation only."""
 
 _SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 

@@ -30,7 +30,7 @@ def export(source: ExportSource, path: Path, precision: Precision) -> None:
     except Exception as error:  # of torch's various kinds, depending on how the backbone's library computes sizes
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"torch.export cannot store this model with free sizes ({reason}); export a fixed size, or use onnx"
+            f"torch.export cannot store this model with dynamic sizes ({reason}); export a fixed size, or use onnx"
         ) from error
 
 
@@ -46,7 +46,7 @@ def load(path: Path, device: str) -> Engine:
     """
     if device != "cpu":
         raise DeviceError(
-            f"device {device!r} cannot be used: exported programs are for the cpu; use the model's weights"
+            f"device {device!r} cannot be used: exported programs run on the CPU only; use the model's weights"
         )
     program = torch.export.load(path)
     module = program.module()

@@ -46,7 +46,7 @@ class DetrGraph(nn.Module):
         self.model.to(dtype)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, ...]:
-        """Images `(B, C, H, W)` and a mask of any height and width, `(B, …, …)` int64, to what `OUTPUTS` names."""
+        """Map images `(B, C, H, W)` and a mask of any height and width, `(B, …, …)` int64, to the `OUTPUTS`."""
         mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=pixel_values.shape[-2:])[:, 0]
         outputs = self.model(
             pixel_values=pixel_values,

@@ -63,7 +63,7 @@ def check(
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; gives the function that is called with what is done and the total."""
+    """Show a progress bar; yield a function that takes the number of finished items and the total."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

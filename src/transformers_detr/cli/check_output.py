@@ -55,7 +55,7 @@ def _splits_table(report: CheckReport) -> Table:
 
 
 def _classes_table(report: CheckReport) -> Table:
-    """Objects of each class by split, the most frequent first."""
+    """Return a table of the objects of each class by split, the most frequent class first."""
     table = Table("id", "class", *report.splits)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -67,7 +67,7 @@ def _classes_table(report: CheckReport) -> Table:
 
 
 def _sizes_table(report: CheckReport) -> Table:
-    """How large the objects are against a cell of the feature map."""
+    """Return a table of object sizes in cells of the feature map."""
     table = Table("side in cells", "objects", "share")
     total = max(sum(report.box_cells.values()), 1)
     for cells, count in report.box_cells.items():

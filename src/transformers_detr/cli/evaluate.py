@@ -18,7 +18,7 @@ from transformers_detr.evaluation import Padding
 
 
 def _number_or_queries(text: str) -> str:
-    """Refuse a limit that scoring cannot use, before anything is predicted: COCO's second count is 10."""
+    """Parse `--max-detections`; it must exceed 10, which is the second of COCO's three limits."""
     if text == "queries" or (text.isdecimal() and int(text) > 10):
         return text
     raise typer.BadParameter(f"{text!r} is neither 'queries' nor a number above 10")
@@ -146,9 +146,9 @@ def evaluate(
     if (model is None) == (predictions is None):
         raise typer.BadParameter("give either --model or --predictions")
     if model is not None and output is None:
-        raise typer.BadParameter("a model's predictions need a folder", param_hint="--output")
+        raise typer.BadParameter("--model needs a folder for the predictions", param_hint="--output")
     if backend is not None and check_padding:
-        raise typer.BadParameter("an exported model has one padding only", param_hint="--check-padding")
+        raise typer.BadParameter("the padding of an exported model is fixed", param_hint="--check-padding")
     exported = exported_options(backend, precision)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     from transformers.utils.logging import disable_progress_bar

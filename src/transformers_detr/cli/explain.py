@@ -1,4 +1,4 @@
-"""`detr explain`: show where the model looks."""
+"""`detr explain`: draw attention maps."""
 
 from __future__ import annotations
 

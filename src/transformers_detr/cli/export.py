@@ -107,7 +107,7 @@ def export(
     weights of the transformer.
     """
     if calibration is not None and not int8:
-        raise typer.BadParameter("--calibration goes with --int8")
+        raise typer.BadParameter("--calibration needs --int8")
     if unknown := next((name for name in formats or () if name not in BACKENDS), None):
         raise typer.BadParameter(f"{unknown!r} is not one of {', '.join(BACKENDS)}", param_hint="--format")
     size = _parse_size(fixed_size)

@@ -90,7 +90,7 @@ def exported_options(backend: Backend | None, precision: Precision | None) -> di
     """Arguments of `from_pretrained` for an exported model; none, where PyTorch runs the weights."""
     if backend is None:
         if precision is not None:
-            raise typer.BadParameter("goes with --backend; PyTorch has --dtype", param_hint="--precision")
+            raise typer.BadParameter("needs --backend; for PyTorch use --dtype", param_hint="--precision")
         return {}
     return {"backend": backend, "precision": precision or "fp32"}
 
@@ -120,7 +120,7 @@ def load_predictor(
         typer.BadParameter: The device cannot be used.
     """
     if dtype is not None and "backend" in options:
-        raise typer.BadParameter("an exported model has its own", param_hint="--dtype")
+        raise typer.BadParameter("does not apply to exported models; use --precision", param_hint="--dtype")
     with console.status(f"Loading {escape(model)}"):
         from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
         from huggingface_hub.utils.tqdm import enable_progress_bars

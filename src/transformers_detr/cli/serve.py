@@ -124,7 +124,7 @@ def serve(
         raise typer.BadParameter("--dtype does not apply to exported models; use --precision")
     names = models or ["facebook/detr-resnet-50"]
     if (write is None) != (output is None):
-        raise typer.BadParameter("--write and --output go together")
+        raise typer.BadParameter("--write and --output need each other")
     if write is not None and output is not None:
         _write(write, output, names)
         return

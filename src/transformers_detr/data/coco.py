@@ -19,7 +19,7 @@ PANOPTIC_ALONE = (
 )
 
 _PROBED_IMAGES = 20
-"""Number of images of a file that are looked for to find their folder."""
+"""Number of images to look for when finding the folder of an annotation file's images."""
 
 
 _PATTERNS = ("*.json", "annotations/*.json", "*/annotations.json", "*/*annotations.coco.json")
@@ -99,7 +99,7 @@ def read(
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON file is an instances file, judged by its first objects; captions and results are not."""
+    """Return whether a JSON file is an instances file (not captions or results), judged by its first objects."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -252,7 +252,7 @@ def _shortened(ids: Iterable[int]) -> str:
 
 
 def _image_folder(path: Path, file_names: list[str], report: Reporter) -> Path:
-    """The folder that holds the images of an annotation file: the likely one with most of the first ones."""
+    """Return the folder of an annotation file's images: the candidate that has most of the first images."""
     tag = path.stem.removeprefix("instances_").removeprefix("annotations_")
     near, above = path.parent, path.parent.parent
     folders = [near / "images", near, near / tag, above / tag, above / "images" / tag, above / "images", above]

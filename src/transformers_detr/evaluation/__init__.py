@@ -14,4 +14,4 @@ are class ids of the model throughout.
 from typing import Literal
 
 Padding = Literal["exact", "original"]
-"""How images of a batch are padded: without an effect on the images, or as in the original implementation."""
+"""Padding of a batch: "exact" has no effect on the images, "original" is that of the original implementation."""

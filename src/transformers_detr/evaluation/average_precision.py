@@ -38,7 +38,7 @@ MEANINGS = (
     "of medium objects",
     "of large objects",
 )
-"""What COCO's twelve numbers are, in their order."""
+"""Descriptions of COCO's twelve numbers, in their order."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def score_detections(
         ground_truth: Images, objects, categories.
         predictions: At most one per image, in any order of images.
         kind: `"bbox"` compares boxes, `"segm"` masks.
-        max_detections: The best-scored so many detections per image and class count; COCO's own rule is 100.
+        max_detections: Number of detections per image and class that count, highest scores first; COCO uses 100.
 
     Raises:
         ValueError: A prediction is for an unknown or repeated image, or lacks masks when masks are compared; no
@@ -131,7 +131,7 @@ def score_detections(
 
 
 def _object(number: int, annotation: CocoAnnotation) -> dict[str, Any]:
-    """An annotation as the library wants it.
+    """Return an annotation in the format of the library.
 
     Ids are renumbered from 1: pycocotools takes the id 0 for "not matched".
     """
@@ -142,13 +142,13 @@ def _object(number: int, annotation: CocoAnnotation) -> dict[str, Any]:
 def _detections(
     ground_truth: CocoDataset, predictions: Iterable[ImagePrediction], kind: Kind
 ) -> Iterator[dict[str, Any]]:
-    """Each detection as a dictionary of the library."""
+    """Yield each detection in the format of the library."""
     unseen = {image["id"] for image in ground_truth["images"]}
     known = {category["id"] for category in ground_truth["categories"]}
     number, foreign = 0, set()
     for prediction in predictions:
         if prediction.image_id not in unseen:
-            raise ValueError(f"prediction for image {prediction.image_id}: not in the ground truth, or a repetition")
+            raise ValueError(f"prediction for image {prediction.image_id}: not in the ground truth, or predicted twice")
         unseen.remove(prediction.image_id)
         shapes = _shapes(prediction, kind)
         columns = zip(prediction.category_ids.tolist(), prediction.scores.tolist(), shapes, strict=True)
@@ -173,7 +173,7 @@ def _detections(
 
 
 def _shapes(prediction: ImagePrediction, kind: Kind) -> Iterator[dict[str, Any]]:
-    """Outline and area of each detection; the area of a mask, not of its box, where there is one."""
+    """Yield the outline and area of each detection; for masks, the area of the mask."""
     if kind == "bbox":
         areas = prediction.boxes_xywh[:, 2] * prediction.boxes_xywh[:, 3]
         for box, area in zip(prediction.boxes_xywh.tolist(), areas.tolist(), strict=True):
@@ -201,7 +201,7 @@ def _summary(
     thresholds: NDArray[np.float64],
     counts: tuple[int, int, int],
 ) -> dict[str, float]:
-    """COCO's twelve numbers from precision `(T, R, K, areas, counts)` and recall `(T, K, areas, counts)`."""
+    """Return COCO's twelve numbers from precision `(T, R, K, areas, counts)` and recall `(T, K, areas, counts)`."""
     at_50, at_75 = np.isclose(thresholds, 0.5), np.isclose(thresholds, 0.75)
     summary = {
         "AP": _score(precision[:, :, :, 0, -1]),
@@ -220,7 +220,7 @@ def _per_class(
     recall: NDArray[np.float64],
     thresholds: NDArray[np.float64],
 ) -> list[ClassPrecision]:
-    """The scores of each category, in the library's order: by id."""
+    """Return the scores of each category, ordered by id as in the library."""
     at_50, at_75 = np.isclose(thresholds, 0.5), np.isclose(thresholds, 0.75)
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     objects = Counter(a["category_id"] for a in ground_truth["annotations"] if not a.get("iscrowd", 0))

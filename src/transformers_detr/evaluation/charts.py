@@ -20,10 +20,10 @@ RIGHT, WRONG, NEUTRAL = BLUE, VERMILION, "#8a8a8a"
 """Colors of charts, distinguishable under common color blindness."""
 
 MOST_LABELED_CLASSES = 8
-"""With more classes than this their curves are not told apart."""
+"""Maximum of classes whose curves get a label each; more could not be distinguished."""
 
 MOST_CONFUSED_CLASSES = 10
-"""Rows of the confusion chart; the table beside the report has all."""
+"""Rows of the confusion chart; `confusion_matrix.csv` has all."""
 
 # text stays text, so that it is small, sharp and searchable; ids do not change from run to run
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "detr", "font.size": 10, "font.family": "sans-serif"}
@@ -73,7 +73,7 @@ def threshold_chart(curve: Curve, best: OperatingPoint) -> str:
 
 
 def score_chart(right: NDArray[np.int64], wrong: NDArray[np.int64]) -> str:
-    """How many detections of each score were right, and how many were not."""
+    """Draw the numbers of correct and of wrong detections by score."""
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     edges = np.linspace(0, 1, len(right) + 1)
@@ -139,23 +139,23 @@ def _unit_chart(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _classes_with_objects(scores: AveragePrecision) -> list[int]:
-    """Positions of the classes whose precision is defined."""
+    """Return the positions of the classes whose precision is defined."""
     return np.flatnonzero(~np.isnan(scores.precision).any(axis=(0, 1))).tolist()
 
 
 def legend(axes: Axes, **place: Any) -> None:
-    """Show the names of what is drawn, if anything is."""
+    """Add a legend if anything labeled is drawn."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(framealpha=0.8, edgecolor="none", **place)
 
 
 def plain(axes: Axes) -> None:
-    """Leave out the frame above and to the right."""
+    """Hide the top and right edges of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def thinned(length: int, most: int = 600) -> NDArray[np.int64]:
-    """At most so many positions, evenly spread: a curve of 500,000 points would make a file of megabytes."""
+    """Return at most `most` evenly spaced positions: a curve of 500,000 points would take megabytes."""
     return np.unique(np.linspace(0, max(length - 1, 0), min(length, most)).astype(np.int64))
 
 

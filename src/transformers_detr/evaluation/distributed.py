@@ -1,4 +1,4 @@
-"""Evaluation by several processes: who does what, and bringing it together without counting an image twice."""
+"""Evaluation in several processes: division of the images, and collection without duplicates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
-    """The items that fall to this process: every item falls to exactly one."""
+    """Return the items of this process; each item belongs to exactly one process."""
     rank, world = process_number()
     return items[rank::world]
 
@@ -36,7 +36,7 @@ def join_processes() -> Iterator[int]:
 
 
 def leave_processes() -> None:
-    """Leave the processes that share the work, if there are several; call it last, when no trainer is held any more.
+    """Leave the process group, if there is one; call this last, after every trainer is released.
 
     The threads of a group end with its last holder, and a wrapped model holds it too. One that is still giving
     back tensors of the last exchange while Python shuts down would abort the process, with all work done.
@@ -47,7 +47,7 @@ def leave_processes() -> None:
 
 
 def gather_predictions(predictions: Iterable[ImagePrediction]) -> list[ImagePrediction]:
-    """The predictions of all processes, in every process: one per image, by image id."""
+    """Return the predictions of all processes in every process, one per image, ordered by image id."""
     own = list(predictions)
     everyone = [own] * process_number()[1]
     if len(everyone) > 1:

@@ -25,7 +25,7 @@ from transformers_detr.model.resize_detr import SizeDict
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How to get a model and its image processor; for the attributes see `evaluate`."""
+    """Options for loading a model and its image processor; for the attributes see `evaluate`."""
 
     image_processor: DetrImageProcessor | None
     device: str | torch.device | None
@@ -44,14 +44,14 @@ class ModelOptions:
         else:
             loaded, processor, name = self._given(model)
         if isinstance(loaded, ExportedModel) and (padding != "exact" or check_padding):
-            raise ValueError("an exported model has its own padding: leave out padding and check_padding")
+            raise ValueError("the padding of an exported model is fixed: leave out padding and check_padding")
         if size is not None:
             processor = copy.deepcopy(processor)
             processor.size = _scaled(processor.size, size)
         return loaded, processor, name
 
     def settings(self) -> dict[str, Any]:
-        """Return what the predictions depend on."""
+        """Return the settings that the predictions depend on."""
         return {
             "revision": self.revision,
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
@@ -62,11 +62,11 @@ class ModelOptions:
     def _open(self, name: str) -> tuple[Any, DetrImageProcessor]:
         if self.backend is not None:
             if self.dtype is not None:
-                raise ValueError("an exported model has its own dtype: leave out dtype")
+                raise ValueError("the dtype of an exported model is fixed: leave out dtype")
             device = str(self.device or "cpu")
             return open_exported(name, self.backend, self.precision or "fp32", device=device, revision=self.revision)
         if self.precision is not None:
-            raise ValueError("precision chooses among the exported graphs of a backend: name a backend too")
+            raise ValueError("precision needs a backend: it selects one of the backend's exported graphs")
         model, processor = load_by_architecture(name, revision=self.revision, dtype=self.dtype)
         place = self.device or _default_device()
         try:

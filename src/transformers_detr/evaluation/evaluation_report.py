@@ -35,7 +35,7 @@ WORST_IMAGES = 12
 TILE_WIDTH = 560
 
 MISSED_COLOR, FALSE_COLOR = 3, 1
-"""In place of class ids, which choose the colors of boxes otherwise."""
+"""Colors of missed objects and false alarms, used as class ids when drawing boxes."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def write_report(
 
 
 def can_draw_charts() -> bool:
-    """Whether matplotlib, which draws the charts of the page, is installed."""
+    """Return whether matplotlib is installed, which draws the charts of the page."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One row per class for tables: its average precision, and its best operating point."""
+    """Return a table row for each class: its average precision and its best operating point."""
     rows = []
     for scores in evaluation.boxes.per_class:
         best = evaluation.best_per_class[scores.category_id]
@@ -128,7 +128,7 @@ def _tiles(evaluation: Evaluation, threshold: float, load_image: Callable[[int],
 
 
 def _draw_errors(image: Image.Image, errors: ImageErrors, names: Mapping[int, str]) -> Image.Image:
-    """A small copy of the image with its missed objects and false alarms."""
+    """Draw missed objects and false alarms on a small copy of the image."""
     matches = errors.matches
     scale = TILE_WIDTH / image.width
     small = image.convert("RGB").resize((TILE_WIDTH, max(round(image.height * scale), 1)))

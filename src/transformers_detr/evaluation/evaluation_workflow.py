@@ -35,7 +35,7 @@ from transformers_detr.inference.predictor import Predictor
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, the images that this process has finished, and the images that it has to do."""
+"""Callback with the stage and this process's numbers of finished images and of all images."""
 
 COCO_QUERIES = 100
 """COCO's limit of detections per image and class."""
@@ -119,7 +119,7 @@ def evaluate(
         else:
             folder = Path(output_dir or folder_name)
             if output_dir is None and process_number()[1] > 1:
-                raise ValueError("several processes exchange their predictions through output_dir: name one")
+                raise ValueError("several processes need output_dir, through which they exchange predictions")
             loading = ModelOptions(image_processor, device, dtype, backend, precision, revision)
             run = _Run(*loading.load(model, size, padding, check_padding), padding, batch_size, progress)
             chosen = select_data(data, split, limit, class_names(run.model))
@@ -142,7 +142,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Run:
-    """A loaded model, and how to run it."""
+    """A loaded model with its options."""
 
     model: Any
     processor: DetrImageProcessor
@@ -152,7 +152,7 @@ class _Run:
     progress: Progress
 
     def settings(self, chosen: EvaluationData) -> dict[str, Any]:
-        """Return what the predictions depend on."""
+        """Return the settings that the predictions depend on."""
         return {
             "version": __version__,
             "model": self.name,
@@ -191,13 +191,13 @@ class _Run:
         return padding_differences(self.model, self.processor, self._batches(chosen), counted)
 
     def _batches(self, chosen: EvaluationData) -> list[list[EvaluationImage]]:
-        """Batches of similar shape; of equal size where the backbone does not allow exact padding."""
+        """Group images of similar shape, or of equal size if the backbone does not support exact padding."""
         equal_sizes = self.padding == "exact" and not self.model.supports_exact_padding
         return plan_batches(chosen.images, self.batch_size, equal_sizes)
 
 
 class _Counter:
-    """Adds up the images that a stage has finished."""
+    """Counter of the images that a stage has finished."""
 
     def __init__(self, progress: Progress, stage: str, total: int):
         self._progress, self._stage, self._total = progress, stage, total

@@ -1,4 +1,4 @@
-"""Which detection found which object, at one IoU threshold: the rule behind AP, kept per image for the report."""
+"""Matching of detections with objects at one IoU threshold, as for AP, kept per image for the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = -1
 
 @dataclass(frozen=True, eq=False)
 class ImageMatches:
-    """Detections and objects of one image, the former by falling score.
+    """Detections and objects of one image; detections are sorted by score, the highest first.
 
     Attributes:
         image_id: The image.
@@ -45,21 +45,21 @@ class ImageMatches:
 
     @property
     def on_object(self) -> NDArray[np.bool_]:
-        """`(N,)` whether a detection found an object that is no crowd: a true positive."""
+        """`(N,)` bool: the detection found an object that is not a crowd (true positive)."""
         return (self.found >= 0) & ~self.on_crowd
 
     @property
     def on_crowd(self) -> NDArray[np.bool_]:
-        """`(N,)` whether a detection found a crowd: neither right nor wrong."""
+        """`(N,)` bool: the detection found a crowd, so it is ignored."""
         return (self.found >= 0) & np.append(self.crowd, False)[self.found]
 
     @property
     def false_alarm(self) -> NDArray[np.bool_]:
-        """`(N,)` whether a detection found nothing of its class."""
+        """`(N,)` bool: the detection found no object of its class (false positive)."""
         return self.found == NOTHING
 
     def missed(self, threshold: float) -> NDArray[np.bool_]:
-        """`(M,)` whether an object, no crowd, is found by no detection that scores at least `threshold`."""
+        """Return `(M,)` bool: not a crowd, and not found by a detection that scores at least `threshold`."""
         seen = np.zeros(len(self.present), dtype=bool)
         seen[self.found[(self.scores >= threshold) & (self.found >= 0)]] = True
         return ~seen & ~self.crowd
@@ -68,7 +68,7 @@ class ImageMatches:
 def match_images(
     ground_truth: CocoDataset, predictions: Iterable[ImagePrediction], iou_threshold: float = 0.5
 ) -> list[ImageMatches]:
-    """Match the boxes of every image, detections by falling score, each with the best object of its class left.
+    """Match the boxes of every image: each detection, by descending score, with the best unmatched object of its class.
 
     Returns:
         One entry per image of the ground truth, in its order.

@@ -1,4 +1,4 @@
-"""Results in the Hub's form, so that a number on a model card carries its evidence."""
+"""Results in the format of the Hub's model cards, with the evidence for each number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers_detr.evaluation.scoring import Evaluation
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a number comes from.
+    """Evidence for a number: dataset and command.
 
     Attributes:
         dataset_name: For people, such as "COCO 2017".
@@ -53,7 +53,7 @@ def eval_results(evaluation: Evaluation, evidence: Evidence) -> list[EvalResult]
 
 
 def model_index(model_name: str, results: list[EvalResult]) -> list[dict[str, Any]]:
-    """The `model-index` entry of a model card's metadata."""
+    """Return the `model-index` entry of a model card's metadata."""
     index: list[dict[str, Any]] = eval_results_to_model_index(model_name, results)
     return index
 

@@ -1,4 +1,4 @@
-"""What the matches say about a detector: its operating points, confusions, scores, and worst images."""
+"""Operating points, confusions, scores and worst images of a detector, from its matches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers_detr.evaluation.matching import NOTHING, ImageMatches, assign
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Precision and recall when the detections that score at least `thresholds[i]` are kept.
+    """Precision and recall of the detections that score at least `thresholds[i]`.
 
     Attributes:
         thresholds: `(P,)` falling; every score that occurs.
@@ -31,7 +31,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The score threshold with the largest F1, and what it gives; NaN where nothing was detected or to detect."""
+    """Score threshold with the largest F1, and its metrics; NaN without detections or without objects."""
 
     threshold: float
     precision: float
@@ -49,12 +49,12 @@ class ImageErrors:
 
     @property
     def count(self) -> int:
-        """Missed objects and false alarms together."""
+        """Number of missed objects and false alarms."""
         return len(self.missed) + len(self.false_alarms)
 
 
 def precision_recall(matches: Sequence[ImageMatches]) -> Curve:
-    """Precision and recall over every score threshold, of all classes together.
+    """Return precision and recall at every score threshold, all classes together.
 
     Detections on a crowd of their class are left out.
     """
@@ -63,7 +63,7 @@ def precision_recall(matches: Sequence[ImageMatches]) -> Curve:
 
 
 def precision_recall_by_class(matches: Sequence[ImageMatches], category_ids: Iterable[int]) -> dict[int, Curve]:
-    """The same for each class by itself."""
+    """Return precision and recall at every score threshold for each class."""
     scores, right, detected, present = _flat(matches)
     curves = {}
     for category_id in category_ids:
@@ -73,7 +73,7 @@ def precision_recall_by_class(matches: Sequence[ImageMatches], category_ids: Ite
 
 
 def best_operating_point(curve: Curve) -> OperatingPoint:
-    """The point of largest F1; of several, the one with the highest threshold."""
+    """Return the point with the largest F1; of equal ones, the one with the highest threshold."""
     if not len(curve.f1) or np.isnan(curve.recall).any():
         return OperatingPoint(*[float("nan")] * 4)
     best = int(np.argmax(curve.f1))
@@ -84,7 +84,7 @@ def best_operating_point(curve: Curve) -> OperatingPoint:
 def confusion_matrix(
     matches: Sequence[ImageMatches], category_ids: Sequence[int], threshold: float, iou_threshold: float = 0.5
 ) -> NDArray[np.int64]:
-    """Count what each object was taken for, among detections that score at least `threshold`.
+    """Count the predicted class of each object, among detections that score at least `threshold`.
 
     Detections that found an object of their class come first; the others may then take any object left over.
 
@@ -126,7 +126,7 @@ def score_histogram(matches: Sequence[ImageMatches], bins: int = 20) -> tuple[ND
 
 
 def worst_images(matches: Sequence[ImageMatches], threshold: float, count: int) -> list[ImageErrors]:
-    """The images with the most mistakes, worst first; images without any are left out."""
+    """Return the images with the most errors, worst first; images without errors are left out."""
     errors = []
     for image in matches:
         alarms = np.flatnonzero(image.false_alarm & (image.scores >= threshold)).tolist()
@@ -136,7 +136,7 @@ def worst_images(matches: Sequence[ImageMatches], threshold: float, count: int) 
 
 
 def _flat(matches: Sequence[ImageMatches]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Score, rightness and class of every detection that is not on a crowd; class of every object that is none."""
+    """Return score, correctness and class of each detection not on a crowd, and the class of each object, no crowds."""
     kept = [~image.on_crowd for image in matches]
     pairs = list(zip(matches, kept, strict=True))
     scores = _joined([image.scores[k] for image, k in pairs])
@@ -146,7 +146,7 @@ def _flat(matches: Sequence[ImageMatches]) -> tuple[NDArray[Any], NDArray[Any], 
 
 
 def _curve(scores: NDArray[Any], right: NDArray[Any], objects: int) -> Curve:
-    """The curve of detections `(N,)` with their scores and whether they found one of so many objects."""
+    """Return the curve of N detections, given their scores, their correctness and the number of objects."""
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of equal scores, all or none are kept
@@ -158,5 +158,5 @@ def _curve(scores: NDArray[Any], right: NDArray[Any], objects: int) -> Curve:
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """Arrays one after the other; of none, an empty one."""
+    """Concatenate arrays; no arrays give an empty one."""
     return np.concatenate([np.zeros(0), *parts])

@@ -1,4 +1,4 @@
-"""How much padding changes what a model predicts: each image alone against the same image in its batch."""
+"""Effect of padding on predictions: each image alone compared with the same image in its batch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from transformers_detr.evaluation.predictions import EvaluationImage
 
 @dataclass(frozen=True)
 class PaddingDifference:
-    """The largest differences seen between an image alone and in its batch.
+    """Largest differences between an image alone and in its batch.
 
     Attributes:
         images: Images compared.
-        padded: Those of them that were padded in their batch.
+        padded: Number of images that were padded in their batch.
         logits: Of a class logit.
         boxes: Of a box's coordinate, relative to the image.
     """
@@ -37,7 +37,7 @@ def padding_differences(
     batches: Iterable[Sequence[EvaluationImage]],
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[Padding, PaddingDifference]:
-    """Compare under exact padding and under the original's.
+    """Measure the effect of exact padding and of the original's padding.
 
     Images that cannot be read are left out.
 
@@ -59,7 +59,7 @@ def padding_differences(
 
 
 def _single(batch: PreparedBatch, index: int) -> PreparedBatch:
-    """One image of a batch, without padding."""
+    """Return one image of a batch, without padding."""
     height, width = batch.sizes[index]
     pixels = batch.pixel_values[index : index + 1, :, :height, :width]
     return PreparedBatch([batch.images[index]], pixels, [(height, width)])

@@ -1,4 +1,4 @@
-"""Panoptic quality: how well a partition of the image into segments agrees with the true one.
+"""Panoptic quality: agreement of the predicted segments of an image with the true segments.
 
 Source: Kirillov et al., Panoptic Segmentation, CVPR 2019; counting rules as in COCO's own scorer.
 """
@@ -46,7 +46,7 @@ class PanopticScore:
 
 @dataclass(frozen=True)
 class ClassPanopticScore:
-    """One class: scores from 0 to 100 (NaN when it neither occurs nor is predicted) and what they were counted from."""
+    """Scores of one class from 0 to 100 (NaN if it neither occurs nor is predicted) and the counts behind them."""
 
     category_id: int
     name: str
@@ -61,7 +61,7 @@ class ClassPanopticScore:
 
 @dataclass(frozen=True)
 class PanopticQuality:
-    """Averages over all classes, over things and over stuff, and each class by itself."""
+    """Averages over all classes, over things and over stuff, and the scores of each class."""
 
     all: PanopticScore
     things: PanopticScore
@@ -116,7 +116,7 @@ def count_segments(
 
 
 def panoptic_quality(counts: NDArray[np.float64], categories: Sequence[CocoCategory]) -> PanopticQuality:
-    """Panoptic quality from the summed counts of all images.
+    """Return panoptic quality from the summed counts of all images.
 
     Args:
         counts: `(K, 4)`, the sum of `count_segments` over the images.
@@ -156,7 +156,7 @@ def panoptic_quality(counts: NDArray[np.float64], categories: Sequence[CocoCateg
 
 
 def _listed(segments: PanopticMap, row_of: Mapping[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids of the listed segments in rising order, and the row of each one's class."""
+    """Return the ids of the listed segments in ascending order, and the row of each segment's class."""
     ids = sorted(segments.category_of)
     for i in ids:
         if segments.category_of[i] not in row_of:
@@ -173,7 +173,7 @@ def _overlap(
     prediction: PanopticMap,
     predicted_ids: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Pixels shared by each pair `(1 + T + 1, 1 + P)`; first void, and last true pixels of an unlisted segment."""
+    """Return the shared pixels of each pair `(1 + T + 1, 1 + P)`: first void, last true pixels of unlisted segments."""
     if truth.image_id != prediction.image_id or truth.ids.shape != prediction.ids.shape:
         raise ValueError(
             f"prediction for image {prediction.image_id} of size {prediction.ids.shape} does not fit "
@@ -191,7 +191,7 @@ def _overlap(
 
 
 def _positions(ids: NDArray[np.integer], listed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each pixel 0 for void, 1 + the position of its segment in `listed`, or 1 + their number."""
+    """Return for each pixel 0 (void), 1 + the position of its segment in `listed`, or 1 + its length if unlisted."""
     flat = ids.reshape(-1)
     position = np.searchsorted(listed, flat)
     found = np.append(listed, -1)[position] == flat
@@ -205,7 +205,7 @@ def _on_crowd(
     predicted_rows: NDArray[np.int64],
     crowd: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Pixels `(P,)` that each predicted segment shares with a crowd of its class.
+    """Return the pixels `(P,)` that each predicted segment shares with a crowd of its class.
 
     Of two crowds of one class in an image only the last counts, as in COCO's scorer.
     """

@@ -44,7 +44,7 @@ class PreparedBatch:
 
     @property
     def is_padded(self) -> list[bool]:
-        """For each image, whether there is padding beside it."""
+        """True for each image that is padded."""
         canvas = (self.pixel_values.shape[2], self.pixel_values.shape[3])
         return [size != canvas for size in self.sizes]
 
@@ -52,11 +52,11 @@ class PreparedBatch:
 def plan_batches(
     images: Iterable[EvaluationImage], batch_size: int, equal_sizes: bool = False
 ) -> list[list[EvaluationImage]]:
-    """Group images of similar shape, so that little is padded.
+    """Group images of similar shape, to reduce padding.
 
     Args:
         images: All images of the set.
-        batch_size: At most so many in a batch.
+        batch_size: Maximum number of images in a batch.
         equal_sizes: Let only images of equal size share a batch, so that nothing is padded.
     """
     by_shape = sorted(images, key=lambda image: (image.width / image.height, image.height, image.id))
@@ -93,7 +93,7 @@ def prepare_batch(
 
 
 def run_model(model: PreTrainedModel, batch: PreparedBatch, exact_padding: bool) -> Any:
-    """The model's outputs for a batch."""
+    """Return the model's outputs for a batch."""
     with torch.inference_mode():
         return model(
             pixel_values=batch.pixel_values.to(model.device),
@@ -103,13 +103,13 @@ def run_model(model: PreTrainedModel, batch: PreparedBatch, exact_padding: bool)
 
 
 def detections(outputs: Any, batch: PreparedBatch) -> list[ImagePrediction]:
-    """All queries of a detection model as predictions; category ids are class ids."""
+    """Return the predictions of all queries of a detection model; category ids are class ids."""
     sizes = [(image.height, image.width) for image in batch.images]
     return read_outputs(outputs, [image.id for image in batch.images], sizes)
 
 
 def read_outputs(outputs: Any, image_ids: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[ImagePrediction]:
-    """All queries of a batch's outputs as predictions.
+    """Return the predictions of all queries in the outputs for a batch.
 
     Args:
         outputs: Has `logits (B, Q, C + 1)` and `pred_boxes (B, Q, 4)`.
@@ -163,7 +163,7 @@ def predict_to_file(
     predict_batches: Callable[[Iterable[Sequence[EvaluationImage]]], Iterator[list[ImagePrediction]]],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Predict what the file does not hold yet; with several processes, each takes its share of the batches.
+    """Predict the images that the file does not have yet; with several processes, each takes its share of the batches.
 
     Args:
         writer: Writer of the file.
@@ -184,7 +184,7 @@ def predict_to_file(
 
 
 def _prediction(image_id: int, found: Detections) -> ImagePrediction:
-    """Detections of one image: xyxy boxes become COCO's x, y, width, height."""
+    """Convert the detections of one image from xyxy boxes to COCO's x, y, width, height."""
     tensors = (found["scores"], found["labels"], found["boxes"])
     scores, labels, boxes = (tensor.double().cpu().numpy() for tensor in tensors)
     boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -53,7 +53,7 @@ class PanopticFile:
 
 @dataclass(frozen=True, eq=False)
 class ImagePrediction:
-    """Everything found in one image.
+    """Predictions for one image.
 
     Attributes:
         image_id: Id of the image in the ground truth.
@@ -191,7 +191,7 @@ def _read_coco_results(path: Path) -> list[ImagePrediction]:
 def from_coco_results(entries: Iterable[dict[str, Any]]) -> list[ImagePrediction]:
     """Group COCO results, one entry per detection, by image; their order within an image stays.
 
-    A detection without a box gets that of its mask.
+    A detection without a box gets the box of its mask.
 
     Raises:
         ValueError: An entry lacks `image_id`, `category_id` or `score`, or has neither `bbox` nor `segmentation`.
@@ -223,7 +223,7 @@ def _box(entry: dict[str, Any]) -> Any:
 
 
 def to_coco_results(predictions: Iterable[ImagePrediction]) -> Iterator[dict[str, Any]]:
-    """One entry per detection, as COCO's evaluation server takes them."""
+    """Return an entry for each detection in COCO's results format."""
     for prediction in predictions:
         masks: Sequence[CocoRle | None] = prediction.masks or [None] * len(prediction.scores)
         columns = zip(prediction.category_ids, prediction.scores, prediction.boxes_xywh, masks, strict=True)

@@ -12,7 +12,7 @@ COCO_VAL2017_IMAGES = 5000
 
 @dataclass(frozen=True)
 class Row:
-    """One metric, from 0 to 100: here, as published, and the difference."""
+    """One metric from 0 to 100: measured here, published, and the difference."""
 
     metric: str
     here: float
@@ -22,7 +22,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The published metrics of a checkpoint that were measured here too, and what to mind when comparing."""
+    """Metrics of a checkpoint that are published and were measured here, with notes on the comparison."""
 
     checkpoint: str
     rows: list[Row]

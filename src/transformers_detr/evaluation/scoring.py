@@ -1,4 +1,4 @@
-"""From predictions to all numbers: average precision of boxes and masks, operating points, panoptic quality."""
+"""Scoring of predictions: average precision of boxes and masks, operating points, panoptic quality."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from transformers_detr.evaluation.predictions import ImagePrediction
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Everything measured on an image set.
+    """Results of scoring one image set.
 
     Attributes:
-        ground_truth: What the predictions were compared with.
+        ground_truth: Images, objects and classes that the predictions were compared with.
         unreadable: Id of each image that could not be predicted, with the reason. It counts as an image in which
             nothing was found.
         boxes: Average precision of the boxes.
@@ -46,7 +46,7 @@ class Evaluation:
     best_per_class: dict[int, OperatingPoint]
 
     def metrics(self) -> dict[str, Any]:
-        """All numbers as JSON can hold them; what is undefined is None."""
+        """Return all numbers for JSON; undefined ones are None."""
         files = {image["id"]: image["file_name"] for image in self.ground_truth["images"]}
         return {
             "images": len(files),
@@ -74,7 +74,7 @@ def evaluate_predictions(
     Args:
         ground_truth: Images, objects, categories.
         predictions: At most one per image. Masks are scored if all predictions with detections have them.
-        max_detections: The best-scored so many detections per image and class count for average precision.
+        max_detections: Number of detections per image and class that count for average precision, best first.
         panoptic: Panoptic quality of the same images, where it was measured.
 
     Raises:
@@ -107,7 +107,7 @@ def _average_precision(scores: AveragePrecision) -> dict[str, Any]:
 
 
 def _defined(values: Any) -> Any:
-    """A copy with None in place of NaN, which JSON does not have."""
+    """Return a copy with None instead of NaN, which JSON does not have."""
     if isinstance(values, dict):
         return {key: _defined(value) for key, value in values.items()}
     if isinstance(values, list):

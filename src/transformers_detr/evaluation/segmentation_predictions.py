@@ -1,4 +1,4 @@
-"""Masks and panoptic segments: from a model's outputs to files, and from files to panoptic quality."""
+"""Masks and panoptic segments: model outputs → files → panoptic quality."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_panoptic_truth(path: Path, label_of: Mapping[str, int]) -> PanopticTrut
         raise ValueError(f"{path}: not a panoptic annotation file: no 'segments_info' in 'annotations'")
     unknown = [category["name"] for category in content["categories"] if category["name"] not in label_of]
     if unknown:
-        raise ValueError(f"{path}: the model does not know the classes {unknown}")
+        raise ValueError(f"{path}: the model does not have the classes {unknown}")
     label_of_id = {category["id"]: label_of[category["name"]] for category in content["categories"]}
     for annotation in annotations:
         for segment in annotation["segments_info"]:
@@ -69,7 +69,7 @@ def read_panoptic_truth(path: Path, label_of: Mapping[str, int]) -> PanopticTrut
 
 
 def segmentations(outputs: Any, batch: PreparedBatch, folder: Path, stuff: Collection[int]) -> list[ImagePrediction]:
-    """All queries with their masks, and panoptic segments by the paper's procedure, as predictions.
+    """Return all queries with masks, and panoptic segments by the paper's procedure, as predictions.
 
     Args:
         outputs: Has `logits`, `pred_boxes` and `pred_masks`.
@@ -95,7 +95,7 @@ def segmentations(outputs: Any, batch: PreparedBatch, folder: Path, stuff: Colle
 
 
 def score_panoptic(truth: PanopticTruth, predictions: Iterable[ImagePrediction], folder: Path) -> PanopticQuality:
-    """Panoptic quality over the images of `truth`; one without predicted segments counts as missed.
+    """Measure panoptic quality over the images of `truth`; all segments of an image without predictions are missed.
 
     A predicted segment of a class that `truth` does not have, such as one of the unused ids of the published
     checkpoints, is a false alarm of a class that is not averaged: it changes nothing.
@@ -124,7 +124,7 @@ def score_panoptic(truth: PanopticTruth, predictions: Iterable[ImagePrediction],
 def measure_panoptic(
     chosen: EvaluationData, predictions: Sequence[ImagePrediction], folder: Path, file: Path | None
 ) -> tuple[PanopticQuality | None, str | None]:
-    """Panoptic quality, where segments were predicted and the true ones are at hand.
+    """Measure panoptic quality if segments were predicted and the ground truth is available.
 
     Args:
         chosen: The images.
@@ -140,7 +140,7 @@ def measure_panoptic(
     """
     if not any(prediction.panoptic for prediction in predictions):
         if file is not None:
-            raise ValueError(f"{file}: there are no segments to compare with it; the model detects boxes only")
+            raise ValueError(f"{file}: nothing to compare with this file: the model detects boxes only")
         return None, None
     source = chosen.images[0].source
     beside = source.with_name(source.name.replace("instances", "panoptic"))
@@ -170,13 +170,13 @@ def load_map(image_id: int, file_name: str, segments_info: Iterable[Mapping[str,
 
 
 def _without_others(segments: PanopticMap, known: Collection[int]) -> PanopticMap:
-    """The segments of known classes only."""
+    """Return only the segments of known classes."""
     others = [i for i, category in segments.category_of.items() if category not in known]
     kept = {i: category for i, category in segments.category_of.items() if category in known}
     return replace(segments, ids=np.where(np.isin(segments.ids, others), 0, segments.ids), category_of=kept)
 
 
 def _run_length_codes(masks: np.ndarray[Any, Any]) -> list[CocoRle]:
-    """Codes of masks `(N, H, W)`."""
+    """Return the run-length codes of masks `(N, H, W)`."""
     codes = run_length.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in codes]

@@ -1,1 +1,1 @@
-"""Models for other runtimes: graphs, their precisions, and how far they are from PyTorch."""
+"""Export to other runtimes: graphs, their precisions, and comparison with PyTorch."""

@@ -35,7 +35,7 @@ SCENE_SIZE = (480, 640)
 CALIBRATION_SCENES = 16
 
 _AUTOMATIC_BACKENDS: tuple[Backend, ...] = tuple(name for name in BACKENDS if name != "torch")
-"""Backends that are exported to without being asked for; PyTorch itself is measured anyway."""
+"""Backends to export to by default; PyTorch itself is always measured."""
 
 _FLAGS = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --calibration …"}
 
@@ -58,7 +58,7 @@ class BenchmarkRow:
 
     @property
     def agrees(self) -> bool:
-        """Whether it ran, with the results of PyTorch within the tolerance."""
+        """True if the run succeeded and its results are within the tolerance of PyTorch's."""
         return self.milliseconds is not None and self.difference is not None and self.difference.within_tolerance
 
 
@@ -74,12 +74,12 @@ class BenchmarkResult:
 
     @property
     def fastest(self) -> BenchmarkRow:
-        """The fastest row with PyTorch's results."""
+        """Fastest row whose results agree with PyTorch's."""
         return min((row for row in self.rows if row.agrees), key=lambda row: row.milliseconds or 0.0)
 
     @property
     def recommendation(self) -> str:
-        """Which way to use, in words."""
+        """Recommendation for the user, as text."""
         best = self.fastest
         lines = [f"Use {best.name}: the fastest with the results of PyTorch.{_usage(best.name)}"]
         ran = [row for row in self.rows if row.milliseconds is not None]
@@ -256,7 +256,7 @@ def _run(model: Any, pixels: list[Tensor]) -> Callable[[], Any]:
 
 
 def _usage(name: str) -> str:
-    """How to run a graph; empty for PyTorch."""
+    """Return the options that run a graph; empty for PyTorch."""
     backend, _, precision = name.partition(" ")
     if backend not in BACKENDS:
         return ""

@@ -65,7 +65,7 @@ class ExportResult:
 
     @property
     def passed(self) -> bool:
-        """Whether every float32 graph is within the tolerance."""
+        """True if every float32 graph is within the tolerance."""
         return not self.violations
 
 
@@ -124,7 +124,7 @@ def export_model(
     precisions: tuple[Precision, ...] = ("fp32", *(("fp16",) if fp16 else ()), *(("int8",) if int8 else ()))
     check_formats(formats, precisions)
     if calibration is not None and not int8:
-        raise ValueError("calibration goes with int8")
+        raise ValueError("calibration needs int8=True")
     if size is not None and min(size) < SMALLEST_FIXED_SIDE:
         raise ValueError(f"size must be (height, width), each at least {SMALLEST_FIXED_SIDE}, got {size}")
     progress = progress or (lambda step: None)

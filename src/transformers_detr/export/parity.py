@@ -52,7 +52,7 @@ class Difference:
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether a float32 export may differ this much; NaN and infinity are never within the tolerance."""
+        """True if the differences are allowed for a float32 export; NaN and infinity never are."""
         return self.box_px <= BOX_TOLERANCE_PX and self.score <= SCORE_TOLERANCE
 
 

@@ -1,4 +1,4 @@
-"""Load a model and its image processor from the Hub or a folder, or say plainly why that fails."""
+"""Load a model and its image processor from the Hub or a folder, with clear errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 # From the particular to the general: the errors are each other's subclasses.
 _HUB_FAILURES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-    (HFValidationError, "there is no such folder, and this cannot be a name on the Hub"),
+    (HFValidationError, "no such folder, and not a valid name on the Hub"),
     (
         GatedRepoError,
         "access is restricted; ask for it at https://huggingface.co/{name}, then run `hf auth login`",
@@ -44,7 +44,7 @@ _HUB_FAILURES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...]
     (RevisionNotFoundError, "the Hub has no revision {revision!r} of it"),
     (
         RepositoryNotFoundError,
-        "there is no such folder, and no such model on the Hub (if it is private, run `hf auth login`)",
+        "no such folder, and no such model on the Hub (if it is private, run `hf auth login`)",
     ),
     (
         (LocalEntryNotFoundError, ConnectionError, HfHubHTTPError),
@@ -56,7 +56,7 @@ _HUB_FAILURES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...]
 )
 _REFUSED = "the Hub does not know this token: run `hf auth login` again, or `hf auth logout` for public models"
 _DAMAGED = (
-    "a downloaded file is damaged ({error}): get it again with `hf download {name} --force-download`, or with"
+    "a downloaded file is damaged ({error}): download it again with `hf download {name} --force-download`, or with"
     " force_download=True"
 )
 _INTERRUPTED = "the download was interrupted ({error}): try again; files that have arrived whole are kept"
@@ -170,7 +170,7 @@ def load_by_architecture(
 
 
 def holds_segmentation(name_or_folder: str | Path, revision: str | None = None) -> bool:
-    """Whether a configuration, on the Hub or in a folder, says that its model segments; no if it cannot be read.
+    """Return whether a configuration on the Hub or in a folder is for segmentation; False if it cannot be read.
 
     Args:
         name_or_folder: Hub id or folder.
@@ -187,7 +187,7 @@ def holds_segmentation(name_or_folder: str | Path, revision: str | None = None) 
 
 
 def download_files(name: str, files: Sequence[str], *, revision: str | None = None, **hub: Any) -> Path:
-    """Bring files of a model on the Hub here; what is in the cache is not downloaded again.
+    """Download files of a model from the Hub, except those in the cache.
 
     Args:
         name: Hub id.
@@ -196,7 +196,7 @@ def download_files(name: str, files: Sequence[str], *, revision: str | None = No
         **hub: `token`, `cache_dir`, `local_files_only` and `force_download`, see `load_pretrained`.
 
     Returns:
-        The folder that holds them, or those of them that there are.
+        Folder of the files; files that do not exist on the Hub are missing in it.
 
     Raises:
         LoadingError: The name or revision does not exist, or the Hub cannot be reached.
@@ -219,7 +219,7 @@ def download_files(name: str, files: Sequence[str], *, revision: str | None = No
 
 
 def check_weight_file(path: Path) -> None:
-    """Refuse a weight file that cannot hold what it should.
+    """Raise an error if a weight file is damaged or a placeholder.
 
     Args:
         path: A `.safetensors` file, or a PyTorch file of any ending.
@@ -234,29 +234,29 @@ def check_weight_file(path: Path) -> None:
     if head == _LFS_POINTER:
         raise LoadingError(
             f"{path}: this is a Git LFS pointer, not the weights; run `git lfs pull` in its folder,"
-            " or get the file with `hf download`"
+            " or download the file with `hf download`"
         )
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise LoadingError(f"{path}: the file is cut short or damaged ({error}); get it again") from error
+            raise LoadingError(f"{path}: the file is truncated or damaged ({error}); download it again") from error
     elif head.startswith(b"PK"):
         if not zipfile.is_zipfile(path):
-            raise LoadingError(f"{path}: the file is cut short; get it again")
+            raise LoadingError(f"{path}: the file is truncated; download it again")
     elif not head.startswith(_PICKLE):
-        raise LoadingError(f"{path}: this is no file of PyTorch, but perhaps a saved web page; get it again")
+        raise LoadingError(f"{path}: this is not a PyTorch file, but perhaps a saved web page; download it again")
 
 
 def is_path(name: str) -> bool:
-    """Whether a name means a place on this machine: one that exists, or that no Hub id could be."""
+    """Return whether a name is a local path: it exists, or it cannot be a Hub id."""
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
 
 def _check_folder(folder: Path) -> None:
     if not folder.exists():
-        raise LoadingError(f"{folder}: there is no such folder")
+        raise LoadingError(f"{folder}: no such folder")
     if not folder.is_dir():
         raise LoadingError(
             f"{folder}: this is a file; give a folder with config.json, preprocessor_config.json and the weights"
@@ -268,8 +268,8 @@ def _check_folder(folder: Path) -> None:
     weights = list(_weight_files(folder))
     if not weights and exported_files(folder):
         raise LoadingError(
-            f"{folder}: this is an exported model without PyTorch's weights; give the folder that it was made of,"
-            f" or name what runs it: --backend {', '.join(BACKENDS)}, in Python backend=…"
+            f"{folder}: this is an exported model without PyTorch weights; give the folder that was exported,"
+            f" or choose a backend: --backend {', '.join(BACKENDS)}, in Python backend=…"
         )
     if not weights:
         raise LoadingError(f"{folder}: no weights here (model.safetensors or pytorch_model.bin)")
@@ -317,7 +317,7 @@ def _check_complete(name: str, model_class: type, missing: Any) -> None:
 
 
 def _check_class_ids(name: str, id2label: dict[int, str]) -> None:
-    """Refuse class ids with gaps: the framework counts the names, so a later id would be that of "no object"."""
+    """Refuse class ids with gaps: Transformers counts the names, so a later id would mean "no object"."""
     count = len(id2label)
     unnamed = sorted(set(range(count)) - set(id2label))
     if unnamed:
@@ -328,7 +328,7 @@ def _check_class_ids(name: str, id2label: dict[int, str]) -> None:
 
 
 def _explain(name: str, revision: str | None, error: Exception) -> str:
-    """Say what went wrong on the way from the Hub, and what to do."""
+    """Return a message that says why a download from the Hub failed and what to do."""
     if is_path(name):
         return f"{name}: {error}"
     if any(_is_refused(cause) for cause in _causes(error)):

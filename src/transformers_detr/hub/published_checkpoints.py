@@ -1,4 +1,4 @@
-"""The published checkpoints as data: where they are, how they are built, what they score, what their ids mean."""
+"""Published checkpoints as data: addresses, architecture, scores and class names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ ORIGINALS = "https://dl.fbaipublicfiles.com/detr"
 
 @dataclass(frozen=True)
 class Source:
-    """Where numbers were published."""
+    """Publication that numbers come from."""
 
     name: str
     url: str
 
 
 NO_CLASS = "N/A"
-"""Name of a class id that no class bears, where a dataset's own ids are kept, as the checkpoints keep COCO's."""
+"""Name of an unused class id; the checkpoints keep COCO's ids, which have gaps."""
 
 PAPER = "https://arxiv.org/abs/2005.12872"
 TABLE_1 = Source("End-to-End Object Detection with Transformers, table 1", PAPER)
@@ -127,7 +127,7 @@ class Checkpoint:
 
     @property
     def box_source(self) -> Source:
-        """Where the scores of its boxes were published."""
+        """Publication of the box scores."""
         return MODEL_ZOO if self.segmentation else TABLE_1
 
     @property
@@ -299,12 +299,12 @@ NEVER_RELEASED = frozenset(
 """Objects among `COCO_NAMES` that were collected, but occur in no published annotation."""
 
 COCO_STUFF_IDS = range(91, 250)
-"""Slots of stuff in the panoptic checkpoints: all behind those of things, as the original has it."""
+"""Class ids of stuff in the panoptic checkpoints; as in the original, they follow the ids of things."""
 
 
 @dataclass(frozen=True)
 class KnownDetection:
-    """A detection as it was published: name, score, box (xyxy in pixels of the photograph)."""
+    """Published detection: name, score, box (xyxy in pixels)."""
 
     name: str
     score: float
@@ -318,4 +318,4 @@ KNOWN_DETECTIONS_39769: tuple[KnownDetection, ...] = (
     KnownDetection("cat", 0.999, (13.24, 52.05, 314.02, 470.93)),
     KnownDetection("cat", 0.999, (345.4, 23.85, 640.37, 368.72)),
 )
-"""What detr-resnet-50 finds on COCO val2017 image 39769 above a score of 0.9; from its page on the Hub."""
+"""Detections of detr-resnet-50 in COCO val2017 image 39769 above a score of 0.9, from its page on the Hub."""

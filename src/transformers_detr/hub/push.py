@@ -83,7 +83,7 @@ def plan_upload(source: Path, repository: str, custom_code: bool = False) -> Ite
         LoadingError: The folder cannot be loaded.
     """
     if not source.is_dir():
-        raise PublishingError(f"{source}: there is no such folder")
+        raise PublishingError(f"{source}: no such folder")
     api = HfApi()
     with _explained(repository, _UNREACHABLE):
         try:
@@ -180,11 +180,11 @@ def _is_same(path: Path, known: RepoFile) -> bool:
 
 @contextmanager
 def _explained(repository: str, otherwise: str) -> Iterator[None]:
-    """Turn errors of the client into a message that says what to do; `otherwise` is that of unknown errors."""
+    """Turn errors of the client into a message that says what to do; `otherwise` is for unknown errors."""
     try:
         yield
     except HFValidationError as error:
-        raise PublishingError(f"{repository}: this cannot be a name on the Hub; give ORG/NAME") from error
+        raise PublishingError(f"{repository}: not a valid name on the Hub; give ORG/NAME") from error
     except LocalTokenNotFoundError as error:
         raise PublishingError(f"{repository}: {_REASONS[HTTPStatus.UNAUTHORIZED]}") from error
     except HfHubHTTPError as error:

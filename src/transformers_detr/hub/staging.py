@@ -94,7 +94,7 @@ def stage(source: Path, repository: str, folder: Path, card: str | None, custom_
     graphs = [path.relative_to(folder).as_posix() for path in exported_files(folder).values()]
     if graphs and not any(is_weights(path.name) for path in folder.iterdir()):
         raise PublishingError(
-            f"{source}: this has {graphs[0]}, but no weights to verify the model by: copy model.safetensors of the"
+            f"{source}: the folder has {graphs[0]}, but no weights to verify it with: copy model.safetensors of the"
             " model that was exported into it"
         )
     config = (
@@ -104,8 +104,8 @@ def stage(source: Path, repository: str, folder: Path, card: str | None, custom_
         add_custom_code(folder)
     elif "auto_map" in config:
         raise PublishingError(
-            f"{source}: config.json names custom code (auto_map), which must go along: add --with-custom-code, or take"
-            " auto_map out of config.json and preprocessor_config.json"
+            f"{source}: config.json refers to custom code (auto_map): add --with-custom-code to upload the code, or"
+            " remove auto_map from config.json and preprocessor_config.json"
         )
     notes = _verify(source, folder, custom_code)
     _write_card(folder, repository, card, custom_code)
@@ -138,7 +138,7 @@ def _link(source: Path, path: Path) -> None:
 
 
 def _verify(source: Path, folder: Path, custom_code: bool) -> list[str]:
-    """Compare the fingerprint with the recorded one (written if missing) and with that of stock Transformers."""
+    """Compare the fingerprint with the recorded one (written if missing) and with stock Transformers'."""
     model, processor = load_for_fingerprint(folder)
     try:
         numbers = compute_fingerprint(model, processor)
@@ -154,16 +154,16 @@ def _verify(source: Path, folder: Path, custom_code: bool) -> list[str]:
             compare_fingerprints(record, compute_fingerprint(_load_custom(folder), processor))
     except FingerprintError as error:
         raise PublishingError(
-            f"{source}: the model does not give the numbers in verification.json ({error}); if it was changed on"
-            " purpose, delete that file, and a new one is made"
+            f"{source}: the outputs of the model differ from verification.json ({error}); if you changed the model on"
+            " purpose, delete that file; a new one is written"
         ) from error
     problem = _stock_problem(folder, processor, record)
     if problem and not custom_code:
         raise PublishingError(
-            f"{source}: stock transformers does not give this model's numbers ({problem}): add --with-custom-code, so"
-            " that it can be loaded with trust_remote_code=True"
+            f"{source}: stock Transformers computes other outputs for this model ({problem}): add --with-custom-code,"
+            " so that the model can be loaded with trust_remote_code=True"
         )
-    return [f"loads correctly only with trust_remote_code=True; stock transformers: {problem}"] if problem else []
+    return [f"loads correctly only with trust_remote_code=True; stock Transformers: {problem}"] if problem else []
 
 
 def _load_custom(folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Files of `detr detect` that are made from its records: COCO results and a CSV table."""
+"""Summary files of `detr detect`, written from its records: COCO results and a CSV table."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class Detections(ImageResult):
         return pandas.DataFrame({"label": self.labels, "class_id": self.class_ids, "score": self.scores, **corners})
 
     def to_fiftyone(self) -> list[dict[str, Any]]:
-        """Return what FiftyOne's `Detection` takes as keywords, one dictionary per object.
+        """Return keyword arguments for FiftyOne's `Detection`, one dictionary per object.
 
         `fo.Detections(detections=[fo.Detection(**entry) for entry in found.to_fiftyone()])` is the field of a sample.
 

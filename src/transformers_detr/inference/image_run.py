@@ -101,7 +101,7 @@ def predict_to_folder(
 
 
 def format_of(task: SegmentationTask | None) -> OutputFormat:
-    """Return what is kept of the results of a segmentation task, or of detections (None)."""
+    """Return the output format of a segmentation task, or of detections (None)."""
     return DETECTIONS if task is None else SEGMENTS[task]
 
 

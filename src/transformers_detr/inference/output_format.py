@@ -1,4 +1,4 @@
-"""What a run over images keeps of each result."""
+"""Output format of a run over images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers_detr.inference.sources import Source
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFormat:
-    """What is kept of the results of one kind of predictor.
+    """Record and files that a run writes for the results of one kind of predictor.
 
     Attributes:
         found: Entry of each record that lists what was found: "detections" or "segments".

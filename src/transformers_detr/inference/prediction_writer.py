@@ -96,7 +96,7 @@ class PredictionWriter:
         digest = model_digest(model)
         if self._resumed and self.header.model_digest != digest:
             raise PredictionsError(
-                f"{self.folder} was begun with other weights or another configuration of {self.header.model}; "
+                f"{self.folder} was started with other weights or another configuration of {self.header.model}; "
                 "start over with --overwrite, or name another folder"
             )
         self.header = replace(self.header, model_digest=digest, class_names=class_names(model))
@@ -171,7 +171,7 @@ class PredictionWriter:
             if before.get(name) != now.get(name)
         ]
         if changed:
-            raise PredictionsError(f"{self.folder} was begun with other settings: {'; '.join(changed)}")
+            raise PredictionsError(f"{self.folder} was started with other settings: {'; '.join(changed)}")
         self.header, self._resumed = stored, True
 
     def _read_ids(self, files: Sequence[Path], uris: Sequence[str] | None) -> set[int]:

@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 
 class PredictionsError(ValueError):
-    """A predictions file or its folder does not allow what was asked."""
+    """A predictions file or its folder cannot be used as requested."""
 
 
 @dataclass(frozen=True, kw_only=True)

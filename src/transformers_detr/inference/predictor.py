@@ -54,7 +54,7 @@ class Prepared:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what the model sees."""
+        """Height and width of the pixel values."""
         return self.pixel_values.shape[1], self.pixel_values.shape[2]
 
 
@@ -145,7 +145,7 @@ class Predictor(ABC, Generic[Result]):
                 `default_model`.
             device: Where to run. By default an accelerator if there is one, else the CPU. Backends have other
                 device names and run on the CPU by default.
-            dtype: Such as `torch.bfloat16` or its name. By default that of the stored weights.
+            dtype: Dtype such as `torch.bfloat16`, or its name. The default is the dtype of the stored weights.
             backend: "onnx", "openvino" or "torch": run the exported model in the folder. By default the weights run in
                 PyTorch.
             precision: Precision of the exported model: "fp32", "fp16" or "int8".
@@ -172,7 +172,7 @@ class Predictor(ABC, Generic[Result]):
         name = name_or_folder or cls.default_model
         if backend is not None:
             if dtype is not None:
-                raise ValueError(f"dtype goes with PyTorch's weights; a backend takes a precision, got {dtype!r}")
+                raise ValueError(f"dtype is for PyTorch weights only, got {dtype!r}; use precision with a backend")
             return open_exported(name, backend, precision, str(device or "cpu"), cls.model_class.__name__, **options)
         if dtype is not None:
             options["dtype"] = dtype
@@ -273,7 +273,7 @@ class Predictor(ABC, Generic[Result]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         keep_images: bool = False,
     ) -> Iterator[Result | Exception]:
-        """Do as `stream`, but yield the error of an image that fails in place of its result."""
+        """Work like `stream`, but yield the error of an image that fails in place of its result."""
         if threshold is None:
             threshold = self.default_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):

@@ -1,4 +1,4 @@
-"""Segments as lines of `predictions.jsonl`, and the files of COCO's tools made of them."""
+"""Records of segments in `predictions.jsonl`, and files in the formats of COCO's tools."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def gather_sources(inputs: Sequence[str], recursive: bool, leave_out: Sequence[P
 
     Args:
         inputs: Paths, patterns and URLs.
-        recursive: Whether folders are searched to the bottom.
+        recursive: Also search subfolders of folders.
         leave_out: Folders that are never searched.
 
     Returns:
@@ -78,7 +78,7 @@ def gather_videos(inputs: Sequence[str]) -> list[Path]:
     paths = [Path(location) for entry in inputs if _may_be_video(entry) for location, _ in _expand(entry, False, ())]
     if paths and not all(map(_may_be_video, inputs)):
         other = next(entry for entry in inputs if not _may_be_video(entry))
-        raise ValueError(f"images and videos need separate runs, got {other} beside {paths[0]}")
+        raise ValueError(f"images and videos need separate runs, got {other} and {paths[0]}")
     return list(dict.fromkeys(paths))
 
 
@@ -95,7 +95,7 @@ def _expand(entry: str, recursive: bool, leave_out: Sequence[Path]) -> Iterator[
     if not path.exists():
         matches = sorted(glob.glob(str(path), recursive=True), key=_natural)  # noqa: PTH207, patterns may be absolute
         if not matches:
-            raise FileNotFoundError(f"{entry}: there is no such file or folder")
+            raise FileNotFoundError(f"{entry}: no such file or folder")
         for match in matches:
             yield from _expand(match, recursive, leave_out)
     elif path.is_dir():

@@ -1,4 +1,4 @@
-"""Numbers that objects keep from frame to frame."""
+"""Tracking: numbers that objects keep from frame to frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers_detr.inference.detections import Detections
 
 
 class Tracker:
-    """Follows objects through the frames of one video, by ByteTrack of the package `trackers`.
+    """Tracker of objects in one video, by ByteTrack of the package `trackers`.
 
     Args:
         rate: Frames looked at per second; an object that is gone for a second gets a new number.

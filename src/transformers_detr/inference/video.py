@@ -28,7 +28,7 @@ _BT709 = 1  # H.264's number for the matrix, primaries and transfer of HD televi
 
 
 class VideoError(OSError):
-    """A file is no video, or none that can be read; the message names it."""
+    """A file is not a video or cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class VideoFrame:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video says about itself.
+    """Properties of a video, from its file.
 
     Attributes:
         frames: Number of frames; an estimate, or None where nothing tells.
@@ -69,7 +69,7 @@ class VideoFacts:
 
 
 def read_facts(path: Path) -> VideoFacts:
-    """Read what a video says about itself.
+    """Read the properties of a video.
 
     Raises:
         VideoError: It cannot be read.
@@ -89,7 +89,7 @@ def read_frames(path: Path, stride: int = 1, start: int = 0) -> Iterator[VideoFr
 
     Args:
         path: The video.
-        stride: Of so many frames one is given: those whose number is a multiple of it.
+        stride: Yield only the frames whose number is a multiple of this.
         start: Number of the first frame to give. Those before it are decoded, as the later ones build on them, but
             not converted.
 
@@ -124,9 +124,9 @@ def write_copy(
     """
     first = next(read_frames(path), None)
     if first is None:
-        raise VideoError(f"{path}: there is no frame that can be decoded")
-    aside = target.with_name(f"{target.stem}.part{target.suffix}")
-    with _opened(path) as source, av.open(str(aside), "w") as copy:
+        raise VideoError(f"{path}: no frame can be decoded")
+    temporary = target.with_name(f"{target.stem}.part{target.suffix}")
+    with _opened(path) as source, av.open(str(temporary), "w") as copy:
         video = source.streams.video[0]
         written = _add_video(copy, video, _even(first.image).size)
         sounds = {stream.index: copy.add_stream_from_template(stream) for stream in source.streams.audio}
@@ -138,7 +138,7 @@ def write_copy(
                 item.stream = sounds[item.stream.index]
                 copy.mux(item)
         copy.mux(written.encode(None))
-    aside.replace(target)
+    temporary.replace(target)
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with av.open(str(path)) as source:
             if not source.streams.video:
-                raise VideoError(f"{path}: there is no video in it")
+                raise VideoError(f"{path}: the file has no video stream")
             source.streams.video[0].thread_type = "AUTO"
             yield source
     except av.error.FFmpegError as error:

@@ -25,7 +25,7 @@ ANY_NUMBER = 10**9
 
 
 class _OneFile(Sequence[str]):
-    """The location of each frame of a video whose number of frames is not certain."""
+    """Location of each frame of a video; its length, the number of frames, is unknown."""
 
     def __init__(self, location: str):
         self.location = location

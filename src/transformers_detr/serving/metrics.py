@@ -16,7 +16,7 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
-    """Metrics of one application, in a registry of its own."""
+    """Metrics of one application, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

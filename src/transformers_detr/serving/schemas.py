@@ -90,7 +90,7 @@ class ModelStatus(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the service accepts traffic."""
+    """Readiness of the service."""
 
     status: str = Field(description="ready, not ready or stopping")
     models: list[ModelStatus]

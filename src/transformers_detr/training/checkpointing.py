@@ -77,28 +77,28 @@ def atomic_checkpoint(
         is_main: Whether this process creates and renames the folder; one of several must.
         wait_for_all: Returns when all processes have called it.
     """
-    aside = folder.parent / STAGING / folder.name
+    temporary = folder.parent / STAGING / folder.name
     if is_main:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
     wait_for_all()
-    yield aside
+    yield temporary
     wait_for_all()
     if is_main:
-        _take_name(aside, folder)
+        _take_name(temporary, folder)
     wait_for_all()
 
 
-def _take_name(aside: Path, folder: Path) -> None:
+def _take_name(temporary: Path, folder: Path) -> None:
     """Flush the written files to disk, then rename the folder."""
-    for path in aside.rglob("*"):
+    for path in temporary.rglob("*"):
         if path.is_file():
             _to_disk(path)
     if folder.exists():
-        outdated = aside.with_name(f"{folder.name}.outdated")
+        outdated = temporary.with_name(f"{folder.name}.outdated")
         shutil.rmtree(outdated, ignore_errors=True)
         folder.replace(outdated)
-    aside.replace(folder)
+    temporary.replace(folder)
     _to_disk(folder.parent)
     shutil.rmtree(folder.parent / STAGING, ignore_errors=True)
 

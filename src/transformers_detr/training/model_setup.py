@@ -19,7 +19,7 @@ from transformers_detr.training.model_surgery import resize_queries, set_classes
 from transformers_detr.training.recipes import Recipe, find_recipe, read_recipe
 
 LITTLE_DATA = 5000
-"""With fewer training images, a model without pretrained weights learns hardly anything."""
+"""Minimum of training images below which a model without pretrained weights learns hardly anything."""
 
 IMAGES_SEEN = 30_000
 """Images that fine-tuning sees by default, repetitions included, within the limits of `EPOCHS`."""
@@ -52,7 +52,7 @@ class ModelSetup:
 
     @property
     def with_masks(self) -> bool:
-        """Whether the model has a mask head."""
+        """True if the model has a mask head."""
         return isinstance(self.model, DetrForSegmentation)
 
 
@@ -179,7 +179,9 @@ def require_masks(dataset: DetectionDataset) -> None:
         for item in image.objects:
             if item.segmentation is None and not item.iscrowd:
                 place = item.place or f"annotation {item.id}"
-                raise ValueError(f"{image.source}, image {image.id}, {place}: has no mask, but masks are to be trained")
+                raise ValueError(
+                    f"{image.source}, image {image.id}, {place}: has no mask; training masks needs one for each object"
+                )
 
 
 def _about_classes(before: int, names: tuple[str, ...], kept: list[str]) -> str:

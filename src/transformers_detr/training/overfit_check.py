@@ -37,7 +37,7 @@ class OverfitResult:
 
     @property
     def verdict(self) -> Literal["passed", "slow", "failed"]:
-        """Whether the model overfits the images, learns slowly, or does not learn."""
+        """Verdict: the model overfits the images, learns slowly, or does not learn."""
         return "passed" if self.ap >= OVERFITTED else "slow" if self.ap >= LEARNING else "failed"
 
 

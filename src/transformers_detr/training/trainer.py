@@ -263,7 +263,7 @@ class DetrTrainer(transformers.Trainer):
 
     @property
     def _weights_are_sharded(self) -> bool:
-        """Whether each process holds only a part of the weights; `transformers.Trainer` then saves and loads them."""
+        """True if each process holds only a part of the weights; `transformers.Trainer` then saves and loads them."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _in_training(self) -> dict[str, nn.Module]:

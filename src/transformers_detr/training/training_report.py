@@ -93,8 +93,8 @@ def write_training_page(
         preview=preview,
         settings=settings,
     )
-    with atomic_file(page) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return page
 
 

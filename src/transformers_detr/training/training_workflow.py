@@ -47,7 +47,7 @@ CHANGEABLE = {"num_train_epochs", "max_steps", "dataloader_num_workers", "report
 
 
 class FaultyDatasetError(DatasetError):
-    """A dataset with errors that would spoil a training; `report` lists them all."""
+    """The dataset has errors that would make training fail or spoil it; `report` lists them."""
 
     def __init__(self, report: CheckReport):
         self.report = report
@@ -246,7 +246,7 @@ def train(
 def preview(
     dataset: str | Path | DetectionDataset, *, count: int = 24, notify: Notify | None = None, **options: Any
 ) -> Image.Image:
-    """Draw a contact sheet of augmented training images with their boxes, as the model would see them.
+    """Draw a contact sheet of augmented training images with their boxes, the inputs of the model.
 
     Args:
         dataset: The dataset, or its folder, file or Hub name.
@@ -365,7 +365,7 @@ def _checked_dataset(source: str | Path | DetectionDataset, clean: bool, seed: i
     dataset = dataset.with_validation(seed=seed)
     train_images, val_images = len(dataset.split("train")), len(dataset.split("val"))
     origin = "" if had_validation else ", split off the training images"
-    note(f"Data: {train_images} images to train on, {val_images} for validation{origin}.")
+    note(f"Data: {train_images} training images, {val_images} validation images{origin}.")
     return dataset
 
 

@@ -277,7 +277,7 @@ def _around_box(box: Rectangle, chip_size: tuple[int, int]) -> Corners:
 
 
 def _on_point(point: tuple[int, int], chip_size: tuple[int, int]) -> Corners:
-    """As `_around_box`, for a chip in whose middle a point shall be, or that is just above or below it."""
+    """Return where a chip's upper left corner may go: centered on a point, or just above or below it."""
     x, y = point[0] - chip_size[0] // 2, point[1] - chip_size[1] // 2
     return [(x, y), (x, y - chip_size[1]), (x, y + chip_size[1])]
 
@@ -285,7 +285,7 @@ def _on_point(point: tuple[int, int], chip_size: tuple[int, int]) -> Corners:
 def _place_chip(
     chip_size: tuple[int, int], corners: Corners, size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Return the chip's rectangle: at the first of the corners that is free, or least covered, inside the frame."""
+    """Return the chip's rectangle: at the first corner inside the frame that is free, else the least covered one."""
     width, height = size
     chip_width, chip_height = chip_size
     within = [(x, y) for x, y in corners if 0 <= y <= height - chip_height]
@@ -298,7 +298,7 @@ def _place_chip(
 
 
 def _covered(chip: Rectangle, taken: Sequence[Rectangle]) -> int:
-    """Return how many pixels of a chip others take; those taken twice count twice."""
+    """Return the number of a chip's pixels that other chips cover; pixels covered twice count twice."""
     left, top, right, bottom = chip
     return sum(
         max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))

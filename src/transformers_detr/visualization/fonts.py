@@ -112,7 +112,7 @@ def _parts(text: str) -> tuple[tuple[Path | None, str], ...]:
 
 
 def _fonts_of_characters(text: str, best: Path | None) -> Iterator[Path | None]:
-    """Yield the font of each character; spaces and marks use that of the previous character."""
+    """Yield the font of each character; spaces and marks use the font of the previous character."""
     current = best
     for character in text:
         if _is_visible(character):
