@@ -1,6 +1,6 @@
 """Run by tests in a process of its own, where this package and some others cannot be imported.
 
-Arguments: the names that cannot be imported, joined by commas; a picture; a file to write; folders or Hub names of
+Arguments: the names that cannot be imported, joined by commas; an image file; a file to write; folders or Hub names of
 models. Loads each model with and without `trust_remote_code` and writes down what came out.
 """
 
@@ -23,14 +23,14 @@ class Without:
         return getattr(self.finder, name)
 
 
-def load(folder, auto_class, picture, **options):
+def load(folder, auto_class, image, **options):
     import torch
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(folder, **options)
     model = auto_class.from_pretrained(folder, **options).eval()
     with torch.no_grad():
-        outputs = model(**processor(picture, return_tensors="pt"))
+        outputs = model(**processor(image, return_tensors="pt"))
     names = ("logits", "pred_boxes", "pred_masks")
     return {
         "model": f"{type(model).__module__}.{type(model).__name__}",
@@ -39,10 +39,10 @@ def load(folder, auto_class, picture, **options):
     }
 
 
-def run_pipeline(folder, task, picture, **options):
+def run_pipeline(folder, task, image, **options):
     from transformers import pipeline
 
-    answers = pipeline(task, model=folder, **options)(picture, threshold=0.3)
+    answers = pipeline(task, model=folder, **options)(image, threshold=0.3)
     return [
         {**answer, "mask": sum(value > 0 for value in answer["mask"].get_flattened_data())}
         if "mask" in answer
@@ -51,13 +51,13 @@ def run_pipeline(folder, task, picture, **options):
     ]
 
 
-def main(blocked, picture, result, *folders):
+def main(blocked, image_file, result, *folders):
     blocked = set(blocked.split(","))
     sys.meta_path[:] = [Without(finder, blocked) for finder in sys.meta_path]
     from PIL import Image
     from transformers import AutoConfig, AutoModelForImageSegmentation, AutoModelForObjectDetection
 
-    image = Image.open(picture)
+    image = Image.open(image_file)
     found = {}
     for folder in folders:
         segments = AutoConfig.from_pretrained(folder).architectures == ["DetrForSegmentation"]

@@ -25,7 +25,7 @@ TOLERANCES = {
     "pred_boxes": {"rtol": 0, "atol": 1e-5},
     "pred_masks": {"rtol": 1e-5, "atol": 1e-4},
 }
-SIZE = (64, 96)  # of the picture, height and width: the processor leaves it as it is, in stock as well
+SIZE = (64, 96)  # of the image, height and width: the processor leaves it as it is, in stock as well
 
 
 def make(folder, model_class, **config):
@@ -45,15 +45,15 @@ def make(folder, model_class, **config):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("picture") / "noise.png"
+def image_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "noise.png"
     pixels = torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(path)
     return path
 
 
 @pytest.fixture(scope="module")
-def clean_process(tmp_path_factory, picture):
+def clean_process(tmp_path_factory, image_file):
     """Function `(blocked names, folders) -> results` of `clean_process.py`."""
 
     def run(blocked, *folders):
@@ -66,7 +66,7 @@ def clean_process(tmp_path_factory, picture):
             "OMP_NUM_THREADS": "1",
         }
         script = Path(__file__).with_name("clean_process.py")
-        command = [sys.executable, script, ",".join(blocked), picture, home / "result.json", *folders]
+        command = [sys.executable, script, ",".join(blocked), image_file, home / "result.json", *folders]
         done = subprocess.run(list(map(str, command)), env=environment, cwd=home, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return json.loads((home / "result.json").read_text())
@@ -74,11 +74,11 @@ def clean_process(tmp_path_factory, picture):
     return run
 
 
-def expected(folder, model_class, picture):
-    """What the package itself makes of the picture."""
+def expected(folder, model_class, image_file):
+    """What the package itself makes of the image."""
     model = model_class.from_pretrained(folder).eval()
     processor = DetrImageProcessor.from_pretrained(folder)
-    image = Image.open(picture)
+    image = Image.open(image_file)
     with torch.no_grad():
         outputs = model(**processor(image, return_tensors="pt"))
     task = "image-segmentation" if model_class is DetrForSegmentation else "object-detection"
@@ -98,9 +98,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def check(found, folder, model_class, picture):
-    outputs, answers = expected(folder, model_class, picture)
-    assert answers, "a picture without detections shows nothing"
+def check(found, folder, model_class, image_file):
+    outputs, answers = expected(folder, model_class, image_file)
+    assert answers, "an image without detections shows nothing"
     custom, stock = found[f"{folder.name}/custom"], found[f"{folder.name}/stock"]
     assert custom["model"].startswith("transformers_modules.")
     assert custom["processor"].startswith("transformers_modules.")
@@ -117,23 +117,23 @@ def check(found, folder, model_class, picture):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_loads_where_this_package_is_not_installed(clean_process, tmp_path, picture):
+def test_loads_where_this_package_is_not_installed(clean_process, tmp_path, image_file):
     """Nor are the packages that only training or other backbones need."""
     detector = make(tmp_path / "detector", DetrForObjectDetection)
     heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
     segmenter = make(tmp_path / "segmenter", DetrForSegmentation, d_model=128, **heads)
     found = clean_process(["transformers_detr", "scipy", "faster_coco_eval", "requests"], detector, segmenter)
     assert found["imported"] == []
-    check(found, detector, DetrForObjectDetection, picture)
-    check(found, segmenter, DetrForSegmentation, picture)
+    check(found, detector, DetrForObjectDetection, image_file)
+    check(found, segmenter, DetrForSegmentation, image_file)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_native_backbone_needs_no_timm(clean_process, tmp_path, picture):
+def test_a_native_backbone_needs_no_timm(clean_process, tmp_path, image_file):
     native = make(tmp_path / "native", DetrForObjectDetection, backbone_config=NATIVE_BACKBONE)
     found = clean_process(["transformers_detr", "timm", "scipy"], native)
     assert found["imported"] == []
-    check(found, native, DetrForObjectDetection, picture)
+    check(found, native, DetrForObjectDetection, image_file)
 
 
 def test_registering_classes_writes_the_same(tmp_path, monkeypatch):

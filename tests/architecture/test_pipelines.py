@@ -33,15 +33,15 @@ def processor():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in SIZES]
 
 
-def test_batches_of_mixed_sizes_equal_the_images_alone(model, processor, pictures):
+def test_batches_of_mixed_sizes_equal_the_images_alone(model, processor, images):
     detector = transformers.pipeline("object-detection", model=model, image_processor=processor)
-    alone = [detector(picture, threshold=0.0) for picture in pictures]
-    together = detector(pictures, threshold=0.0, batch_size=3)
+    alone = [detector(image, threshold=0.0) for image in images]
+    together = detector(images, threshold=0.0, batch_size=3)
     assert [len(found) for found in alone] == [10] * len(SIZES)
     for left, right in zip(alone, together, strict=True):
         for one, other in zip(left, right, strict=True):
@@ -50,34 +50,34 @@ def test_batches_of_mixed_sizes_equal_the_images_alone(model, processor, picture
             assert all(abs(one["box"][side] - other["box"][side]) <= 1 for side in one["box"])  # whole pixels
 
 
-def test_the_pipeline_finds_what_post_processing_finds(model, processor, pictures):
-    picture = pictures[0]
+def test_the_pipeline_finds_what_post_processing_finds(model, processor, images):
+    image = images[0]
     detector = transformers.pipeline("object-detection", model=model, image_processor=processor)
     with torch.no_grad():
-        outputs = model(**processor(picture, return_tensors="pt"))
-    found = processor.post_process_object_detection(outputs, 0.0, [picture.size[::-1]])[0]
+        outputs = model(**processor(image, return_tensors="pt"))
+    found = processor.post_process_object_detection(outputs, 0.0, [image.size[::-1]])[0]
     expected = {
         (round(score.item(), 4), *box.int().tolist())
         for score, box in zip(found["scores"], found["boxes"], strict=True)
     }
-    answers = detector(picture, threshold=0.0)
+    answers = detector(image, threshold=0.0)
     assert {(round(a["score"], 4), *a["box"].values()) for a in answers} == expected
 
 
 @pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic"])
-def test_segmentation_pipelines_give_the_segments_alone_and_in_batches(subtask, pictures):
+def test_segmentation_pipelines_give_the_segments_alone_and_in_batches(subtask, images):
     ours = sure_segmenter()
     ours.model.config.exact_padding = True
     segment = transformers.pipeline("image-segmentation", model=ours.model, image_processor=ours.image_processor)
     limits = {"threshold": 0.9, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.5}
-    together = segment(pictures, batch_size=3, subtask=subtask, **limits)
-    assert sum(map(len, together)) > len(pictures)
+    together = segment(images, batch_size=3, subtask=subtask, **limits)
+    assert sum(map(len, together)) > len(images)
     post_process = getattr(ours.image_processor, f"post_process_{subtask}_segmentation")
     limits = {} if subtask == "semantic" else limits
-    for picture, answers in zip(pictures, together, strict=True):
+    for image, answers in zip(images, together, strict=True):
         with torch.no_grad():
-            outputs = ours.model(**ours.image_processor(picture, return_tensors="pt"))
-        found = post_process(outputs, target_sizes=[picture.size[::-1]], **limits)[0]
+            outputs = ours.model(**ours.image_processor(image, return_tensors="pt"))
+        found = post_process(outputs, target_sizes=[image.size[::-1]], **limits)[0]
         if subtask == "semantic":
             expected = [(label, found == label) for label in found.unique().tolist()]
         else:

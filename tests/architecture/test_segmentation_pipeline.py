@@ -24,20 +24,20 @@ def processor():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in SIZES]
 
 
 @pytest.fixture(scope="module")
-def model(processor, pictures):
+def model(processor, images):
     """About half of its queries are sure of their class and mask."""
     model = tiny_segmenter(exact_padding=True)
     classifier = model.detr.class_labels_classifier
     with torch.no_grad():
         model.mask_head.out_lay.weight *= 20
         classifier.weight *= 15
-        logits = model.detr(**processor(pictures, return_tensors="pt")).logits
+        logits = model.detr(**processor(images, return_tensors="pt")).logits
         classifier.bias[-1] += (logits[..., :-1].amax(-1) - logits[..., -1]).median()
     return model
 
@@ -47,11 +47,11 @@ def segmenter(model, processor):
     return transformers.pipeline("image-segmentation", model=model, image_processor=processor)
 
 
-def by_hand(subtask, model, processor, picture):
+def by_hand(subtask, model, processor, image):
     """(label, mask) of each segment."""
     with torch.no_grad():
-        outputs = model(**processor(picture, return_tensors="pt"))
-    size = [picture.size[::-1]]
+        outputs = model(**processor(image, return_tensors="pt"))
+    size = [image.size[::-1]]
     if subtask == "semantic":
         classes = processor.post_process_semantic_segmentation(outputs, target_sizes=size)[0]
         return [(f"LABEL_{label}", classes == label) for label in classes.unique().tolist()]
@@ -62,25 +62,25 @@ def by_hand(subtask, model, processor, picture):
 
 
 @pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic"])
-def test_answers_are_those_of_post_processing(subtask, segmenter, model, processor, pictures):
+def test_answers_are_those_of_post_processing(subtask, segmenter, model, processor, images):
     options = {} if subtask == "semantic" else {"threshold": 0.5, "overlap_mask_area_threshold": 0.3}
     total = 0
-    for picture in pictures:
-        answers = segmenter(picture, subtask=subtask, **options)
-        expected = by_hand(subtask, model, processor, picture)
+    for image in images:
+        answers = segmenter(image, subtask=subtask, **options)
+        expected = by_hand(subtask, model, processor, image)
         assert [answer["label"] for answer in answers] == [label for label, _ in expected]
         for answer, (_, mask) in zip(answers, expected, strict=True):
-            assert answer["mask"].size == picture.size
+            assert answer["mask"].size == image.size
             assert np.array_equal(np.array(answer["mask"]) > 0, mask.numpy())
         total += len(answers)
-    assert total > len(pictures) / 2
+    assert total > len(images) / 2
 
 
 @pytest.mark.parametrize("subtask", ["panoptic", "instance", "semantic"])
-def test_batches_of_mixed_sizes_equal_the_images_alone(subtask, segmenter, pictures):
+def test_batches_of_mixed_sizes_equal_the_images_alone(subtask, segmenter, images):
     options = {"subtask": subtask} | ({} if subtask == "semantic" else {"threshold": 0.5})
-    alone = [segmenter(picture, **options) for picture in pictures]
-    together = segmenter(pictures, batch_size=3, **options)
+    alone = [segmenter(image, **options) for image in images]
+    together = segmenter(images, batch_size=3, **options)
     for left, right in zip(alone, together, strict=True):
         assert [answer["label"] for answer in left] == [answer["label"] for answer in right]
         for one, other in zip(left, right, strict=True):

@@ -19,7 +19,7 @@ def iou(box, other):
     return overlap / (areas - overlap)
 
 
-def test_it_finds_objects_and_leaves_pictures_and_answers(tmp_path):
+def test_it_finds_objects_and_leaves_images_and_answers(tmp_path):
     folder = tmp_path / "demo"
     result = CliRunner().invoke(app, ["demo", "--output", str(folder)])
     assert result.exit_code == 0, result.output
@@ -33,8 +33,8 @@ def test_it_finds_objects_and_leaves_pictures_and_answers(tmp_path):
     ]
     assert sum(found) >= 0.5 * len(found)
     for name in ("scene.png", "detections.png"):
-        with Image.open(folder / name) as picture:
-            assert picture.size == scene.image.size
+        with Image.open(folder / name) as image:
+            assert image.size == scene.image.size
     with Image.open(folder / "attention.png") as sheet:
         assert sheet.width > scene.image.width
     again = CliRunner().invoke(app, ["demo", "--output", str(folder)])

@@ -39,7 +39,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """COUNT pictures of different sizes, one of them broken."""
+    """COUNT images of different sizes, one of them broken."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for number in range(COUNT):
@@ -81,7 +81,7 @@ def test_records_are_those_of_the_detector_in_input_order(finished, model, photo
         assert len(alone) == 12
 
 
-def test_broken_picture_is_reported_and_decides_the_status(finished):
+def test_broken_image_is_reported_and_decides_the_status(finished):
     _, result = finished
     assert result.exit_code == 1
     assert "skipped" in result.stderr
@@ -92,13 +92,13 @@ def test_broken_picture_is_reported_and_decides_the_status(finished):
     assert "Traceback" not in result.output
 
 
-def test_annotated_pictures_have_the_sizes_of_the_inputs(finished):
+def test_annotated_images_have_the_sizes_of_the_inputs(finished):
     output, _ = finished
     for number, record in enumerate(records_of(output)):
         if number != BROKEN:
-            with Image.open(output / record["annotated"]) as drawn, Image.open(record["uri"]) as picture:
-                assert drawn.size == picture.size
-                assert drawn.tobytes() != picture.tobytes()
+            with Image.open(output / record["annotated"]) as drawn, Image.open(record["uri"]) as image:
+                assert drawn.size == image.size
+                assert drawn.tobytes() != image.tobytes()
     assert len(list((output / "annotated").iterdir())) == COUNT - 1
 
 
@@ -203,7 +203,7 @@ def test_used_output_folder_is_refused_unless_told(finished, model, photos, tmp_
     assert run("detect", photo, "--output", tmp_path, "--resume", "--overwrite").exit_code == 2
 
 
-def test_one_picture_gives_a_table_sorted_by_score(model, photos):
+def test_one_image_gives_a_table_sorted_by_score(model, photos):
     detector = Detector.from_pretrained(model, device="cpu")
     threshold = float(np.median(detector(photos / "100.png", threshold=0).scores))
     result = run("detect", photos / "100.png", "--model", model, "--threshold", threshold)
@@ -231,13 +231,13 @@ def test_urls_are_fetched(model, photos, tmp_path):
     assert missing["error"].startswith("cannot be fetched: ")
 
 
-def test_one_broken_picture(model, photos):
+def test_one_broken_image(model, photos):
     result = run("detect", photos / f"{BROKEN + 100}.png", "--model", model)
     assert result.exit_code == 1
     assert f"skipped {photos / f'{BROKEN + 100}.png'}: " in result.stderr
 
 
-def test_pictures_are_not_written_unasked(model, photos, tmp_path):
+def test_images_are_not_written_unasked(model, photos, tmp_path):
     result = run("detect", photos / "100.png", "--model", model, "--output", tmp_path, "--no-images")
     assert result.exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -248,7 +248,7 @@ def test_pictures_are_not_written_unasked(model, photos, tmp_path):
     assert "annotated" not in records_of(tmp_path)[0]
 
 
-def test_own_annotated_pictures_are_not_inputs(model, photos, tmp_path):
+def test_own_annotated_images_are_not_inputs(model, photos, tmp_path):
     for number in (100, 101):
         (tmp_path / f"{number}.png").write_bytes((photos / f"{number}.png").read_bytes())
     arguments = ("detect", tmp_path, "--recursive", "--model", model, "--output", tmp_path)

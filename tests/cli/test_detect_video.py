@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from made_video import make_video, pictures_of, sound_of, times_of
+from made_video import frame_arrays, make_video, sound_of, times_of
 from tiny_detector import save, tiny_detector
 from typer.testing import CliRunner
 
@@ -62,7 +62,7 @@ def test_copy_has_boxes_the_timing_and_the_sound(folder, whole):
     copy, clip = whole / "annotated" / "clip.mp4", folder / "clip.mp4"
     assert times_of(copy) == pytest.approx(times_of(clip))
     assert sound_of(copy) == sound_of(clip)
-    changed = np.abs(pictures_of(copy).astype(int) - pictures_of(clip)).max(-1) > 60
+    changed = np.abs(frame_arrays(copy).astype(int) - frame_arrays(clip)).max(-1) > 60
     assert changed.any(axis=(1, 2)).all()
 
 

@@ -26,13 +26,13 @@ def run(folder, *arguments):
 
 
 def width(path):
-    with Image.open(path) as picture:
-        return picture.width
+    with Image.open(path) as image:
+        return image.width
 
 
 def test_a_figure_for_each_image(folder, tmp_path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     result = run(folder, broken, folder / "photos", "--output", tmp_path / "sheets", "--point", "0.5,0.25")
     assert result.exit_code == 1
     assert f"skipped {broken}: " in result.stderr

@@ -75,8 +75,8 @@ def test_golden_predictions_survive_conversion(tmp_path, golden_state_dict, gold
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = []
     for name in "AB":
-        with Image.open(golden_path("inputs", f"{name}.png")) as picture:
-            pixels = torch.from_numpy(np.array(picture)).float() / 255
+        with Image.open(golden_path("inputs", f"{name}.png")) as image:
+            pixels = torch.from_numpy(np.array(image)).float() / 255
         images.append(((pixels - mean) / std).permute(2, 0, 1))
     batch_of_count = {(1, images[0].shape): "A", (1, images[1].shape): "B", (2, images[0].shape): "AB"}
 
@@ -143,10 +143,10 @@ def test_a_converted_panoptic_folder_runs_in_all_three_pipelines(tmp_path, golde
     model = DetrForSegmentation.from_pretrained(folder)
     processor = DetrImageProcessor.from_pretrained(folder, size={"shortest_edge": 256, "longest_edge": 400})
     segment = pipeline("image-segmentation", model=model, image_processor=processor, device="cpu")
-    with Image.open(golden_path("inputs", "A.png")) as picture:
-        size = picture.size
+    with Image.open(golden_path("inputs", "A.png")) as image:
+        size = image.size
         for subtask in ("panoptic", "instance", "semantic"):
-            answers = segment(picture, subtask=subtask, threshold=0.05, mask_threshold=0, overlap_mask_area_threshold=0)
+            answers = segment(image, subtask=subtask, threshold=0.05, mask_threshold=0, overlap_mask_area_threshold=0)
             assert answers
             assert {answer["label"] for answer in answers} <= set(model.config.id2label.values())
             assert all(answer["mask"].size == size for answer in answers)

@@ -153,10 +153,10 @@ def test_guide_runs_as_it_stands(page, desk):
 
 
 @pytest.mark.slow
-def test_pictures_of_the_guides_are_pictures(desk):
+def test_images_of_the_guides_are_images(desk):
     """After the guides have run: what they promise is there."""
     folder, _ = desk
     for name in ("why.png", "queries.png", "photo-detections.png"):
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) > 50
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 50
     assert (folder / "runs" / "shapes" / "training.html").exists()

@@ -32,7 +32,7 @@ ODD_NAME = "<b>cat & dog</b>"
 
 
 class Page(HTMLParser):
-    """Collects the sources of pictures, links, and the text of a page."""
+    """Collects the sources of images, links, and the text of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -137,9 +137,9 @@ def test_worst_images_are_on_the_contact_sheet(folder):
     assert len(colors) > 100  # gray photographs, colored boxes
 
 
-def test_contact_sheet_keeps_every_picture():
-    pictures = [Image.new("RGB", (20, height), color) for height, color in ((10, "red"), (30, "lime"), (10, "blue"))]
-    sheet = contact_sheet(pictures, columns=2, gap=4)
+def test_contact_sheet_keeps_every_image():
+    images = [Image.new("RGB", (20, height), color) for height, color in ((10, "red"), (30, "lime"), (10, "blue"))]
+    sheet = contact_sheet(images, columns=2, gap=4)
     assert sheet.size == (2 * 24 + 4, 30 + 10 + 3 * 4)
     assert [sheet.getpixel(at) for at in ((5, 5), (29, 33), (5, 39))] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

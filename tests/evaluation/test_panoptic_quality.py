@@ -26,8 +26,8 @@ def panoptic_map(rows: list[str], category_of: dict[int, int], crowds: tuple[int
 
 
 def read_map(annotation, folder) -> PanopticMap:
-    with Image.open(folder / annotation["file_name"]) as picture:
-        ids = rgb_to_ids(picture.convert("RGB"))
+    with Image.open(folder / annotation["file_name"]) as image:
+        ids = rgb_to_ids(image.convert("RGB"))
     segments = annotation["segments_info"]
     crowds = frozenset(segment["id"] for segment in segments if segment.get("iscrowd"))
     return PanopticMap(annotation["image_id"], ids, {s["id"]: s["category_id"] for s in segments}, crowds)

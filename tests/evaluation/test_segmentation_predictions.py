@@ -59,12 +59,12 @@ def data(tmp_path_factory):
     """Generated scenes with instances and panoptic annotations side by side, as COCO has them."""
     folder = write_scenes(tmp_path_factory.mktemp("data") / "scenes", IMAGES, SEED)
     (folder / "annotations.json").rename(folder / "instances_val.json")
-    pictures = folder / "panoptic_val"
-    pictures.mkdir()
+    images = folder / "panoptic_val"
+    images.mkdir()
     annotations = []
     for index in range(IMAGES):
         scene = make_scene(SEED, index)
-        Image.fromarray(ids_to_rgb(scene.instances)).save(pictures / f"{index:06d}.png")
+        Image.fromarray(ids_to_rgb(scene.instances)).save(images / f"{index:06d}.png")
         info = [
             {"id": number, "category_id": item.label, "iscrowd": int(item.iscrowd)}
             for number, item in enumerate(scene.objects, 1)
@@ -84,7 +84,7 @@ def truth(data):
 
 @pytest.fixture(scope="module")
 def predicted(detector, data, tmp_path_factory):
-    """Predictions in a batch with padding, and the folder of their pictures."""
+    """Predictions in a batch with padding, and the folder of their images."""
     folder = tmp_path_factory.mktemp("panoptic")
     collect = partial(segmentations, folder=folder, stuff=[STUFF])
     batches = plan_batches(DetectionDataset.load(data).split("val"), IMAGES)
@@ -147,7 +147,7 @@ def test_mask_scores_equal_pycocotools(predicted, data):
     assert [-1 if np.isnan(v) else v for v in ours.summary.values()] == pytest.approx(oracle.tolist(), abs=1e-9)
 
 
-def test_pictures_hold_the_segments_that_are_listed(predicted):
+def test_images_hold_the_segments_that_are_listed(predicted):
     predictions, folder = predicted
     assert any(prediction.panoptic.segments_info for prediction in predictions)
     for prediction in predictions:
@@ -211,7 +211,7 @@ def test_the_command_measures_all_three(detector, data, truth, tmp_path):
 
 @pytest.fixture(scope="module")
 def predictions_file(predicted, data, tmp_path_factory):
-    """Predictions as a run leaves them, and the pictures of segments beside."""
+    """Predictions as a run leaves them, and the images of segments beside."""
     found, folder = predicted
     output = tmp_path_factory.mktemp("predictions")
     header = {"class_names": list(CLASS_NAMES), "settings": {"data": "scenes"}}

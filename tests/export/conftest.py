@@ -21,23 +21,23 @@ def detector():
 
 
 @pytest.fixture(scope="session")
-def pictures():
+def images():
     return [make_scene(3, index, size).image for index, size in enumerate(SIZES)]
 
 
 @pytest.fixture(scope="session")
-def saved(detector, pictures, tmp_path_factory):
-    """A folder with the model, and one with pictures."""
+def saved(detector, images, tmp_path_factory):
+    """A folder with the model, and one with images."""
     base = tmp_path_factory.mktemp("saved")
-    (base / "pictures").mkdir()
-    for index, picture in enumerate(pictures):
-        picture.save(base / "pictures" / f"{index}.png")
-    return save(detector, base / "model"), base / "pictures"
+    (base / "images").mkdir()
+    for index, image in enumerate(images):
+        image.save(base / "images" / f"{index}.png")
+    return save(detector, base / "model"), base / "images"
 
 
 def export(saved, output, *arguments):
-    model, pictures = saved
-    fixed = ["--model", model, "--output", output, "--images", pictures, "--int8", "--calibration", pictures]
+    model, images = saved
+    fixed = ["--model", model, "--output", output, "--images", images, "--int8", "--calibration", images]
     result = CliRunner().invoke(app, ["export", *map(str, fixed), *arguments])
     assert result.exit_code == 0, result.output
     return result.output

@@ -26,8 +26,8 @@ def run(*arguments):
 
 
 def test_detect_finds_the_same(saved, exported, tmp_path):
-    model, pictures = saved
-    common = ("detect", pictures, "--threshold", 0.3, "--no-images")
+    model, images = saved
+    common = ("detect", images, "--threshold", 0.3, "--no-images")
     run(*common, "--model", model, "--output", tmp_path / "pytorch")
     run(*common, "--model", exported, "--backend", "onnx", "--output", tmp_path / "onnx")
     expected, found = (json.loads((tmp_path / name / "coco_results.json").read_text()) for name in ("pytorch", "onnx"))
@@ -38,15 +38,15 @@ def test_detect_finds_the_same(saved, exported, tmp_path):
 
 def test_precision_chooses_the_file(saved, exported, labeled, tmp_path):
     """The numbers are those of the engine that opens the 8-bit file, and not those of the other one."""
-    picture = saved[1] / "0.png"
+    image = saved[1] / "0.png"
     choice = ("--model", exported, "--backend", "onnx", "--precision")
     found = {}
     for precision in ("fp32", "int8"):
         folder = tmp_path / precision
-        run("detect", picture, "--threshold", 0, "--no-images", "--output", folder, *choice, precision)
+        run("detect", image, "--threshold", 0, "--no-images", "--output", folder, *choice, precision)
         found[precision] = [one["score"] for one in json.loads((folder / "coco_results.json").read_text())]
         detector = Detector.from_pretrained(exported, backend="onnx", precision=precision)
-        np.testing.assert_allclose(found[precision], detector(picture, threshold=0).scores, atol=1e-5)
+        np.testing.assert_allclose(found[precision], detector(image, threshold=0).scores, atol=1e-5)
     assert np.abs(np.subtract(found["fp32"], found["int8"])).max() > 1e-4
 
     run("evaluate", "--data", labeled, "--batch-size", 1, "--output", tmp_path / "scored", *choice, "int8")
@@ -66,14 +66,14 @@ def test_precision_goes_with_a_backend(verb, saved):
 
 
 @pytest.fixture(scope="module")
-def labeled(saved, pictures):
-    """A file that labels one object in each of the pictures."""
+def labeled(saved, images):
+    """A file that labels one object in each of the images."""
     files = sorted(saved[1].glob("*.png"))
     box = {"category_id": 0, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
     content = {
         "images": [
-            {"id": index, "file_name": path.name, "height": picture.height, "width": picture.width}
-            for index, (path, picture) in enumerate(zip(files, pictures, strict=True))
+            {"id": index, "file_name": path.name, "height": image.height, "width": image.width}
+            for index, (path, image) in enumerate(zip(files, images, strict=True))
         ],
         "annotations": [{"id": 1 + index, "image_id": index} | box for index in range(len(files))],
         "categories": [{"id": label, "name": name} for label, name in NAMES.items()],
@@ -112,9 +112,9 @@ def test_what_an_exported_model_has_of_its_own(arguments, message, saved, export
 
 
 def test_benchmark_times_what_was_exported(saved, exported, tmp_path):
-    model, pictures = saved
+    model, images = saved
     options = ("--repeats", 1, "--no-compiled", "--exported", exported, "--output", tmp_path / "times.json")
-    said = run("benchmark", "--model", model, "--images", pictures / "0.png", *options)
+    said = run("benchmark", "--model", model, "--images", images / "0.png", *options)
     results = {one["name"]: one for one in json.loads((tmp_path / "times.json").read_text())}
     assert list(results) == ["PyTorch", "onnx fp32", "onnx int8", "openvino fp32", "openvino int8"]
     assert all(one["milliseconds"] > 0 for one in results.values())
@@ -141,7 +141,7 @@ def test_benchmark_names_the_very_graph_it_advises():
 
 
 @pytest.mark.slow
-def test_masks_are_those_of_pytorch(pictures, tmp_path):
+def test_masks_are_those_of_pytorch(images, tmp_path):
     segmenter = sure_segmenter()
     (tmp_path / "exported").mkdir()
     write_export_folder(tmp_path / "exported", segmenter.model, segmenter.image_processor)
@@ -153,12 +153,12 @@ def test_masks_are_those_of_pytorch(pictures, tmp_path):
     np.testing.assert_allclose(found.pred_masks, masks, atol=1e-3 * float(masks.std()), rtol=0)
 
     again = Segmenter.from_pretrained(tmp_path / "exported", backend="onnx")
-    for one, other in zip(again(pictures), segmenter(pictures), strict=True):
+    for one, other in zip(again(images), segmenter(images), strict=True):
         assert [part["label_id"] for part in one.segments_info] == [part["label_id"] for part in other.segments_info]
         assert (one.segmentation != other.segmentation).mean() < 1e-3
 
-    pictures[0].save(tmp_path / "picture.png")
-    common = ("segment", tmp_path / "picture.png", "--output")
+    images[0].save(tmp_path / "image.png")
+    common = ("segment", tmp_path / "image.png", "--output")
     run(*common, tmp_path / "onnx", "--model", tmp_path / "exported", "--backend", "onnx")
     run(*common, tmp_path / "pytorch", "--model", save(segmenter, tmp_path / "model"))
     names = [

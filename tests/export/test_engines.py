@@ -67,8 +67,8 @@ def test_a_provider_without_a_device_is_refused(exported, monkeypatch):
 
 
 def test_the_command_takes_the_engines_names(saved, exported, tmp_path):
-    picture = str(saved[1] / "0.png")
-    options = ["detect", picture, "--model", str(exported), "--backend", "openvino", "--threshold", "0", "--device"]
+    image = str(saved[1] / "0.png")
+    options = ["detect", image, "--model", str(exported), "--backend", "openvino", "--threshold", "0", "--device"]
     assert CliRunner().invoke(app, [*options, "auto"]).exit_code == 0
     result = CliRunner().invoke(app, [*options, "NPU.7"])
     assert result.exit_code == 2

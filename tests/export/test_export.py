@@ -33,9 +33,9 @@ def largest_difference(found, expected):
     return boxes, max(np.abs(a.scores - b.scores).max() for a, b in zip(found, expected, strict=True))
 
 
-def query_scores(detector, pictures):
+def query_scores(detector, images):
     """The best score of each query, in their order, which the detections are not in."""
-    inputs = (detector.image_processor(picture, return_tensors="pt") for picture in pictures)
+    inputs = (detector.image_processor(image, return_tensors="pt") for image in images)
     return [detector.model(**one).logits[0].softmax(-1)[:, :-1].amax(-1) for one in inputs]
 
 
@@ -44,9 +44,9 @@ def mean_difference(found, expected):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_padded_batch_gives_what_pytorch_gives_alone(backend, folder_with, detector, pictures):
-    alone = [detector(picture, threshold=0) for picture in pictures]
-    together = Detector.from_pretrained(folder_with(backend), backend=backend)(pictures, threshold=0, batch_size=4)
+def test_a_padded_batch_gives_what_pytorch_gives_alone(backend, folder_with, detector, images):
+    alone = [detector(image, threshold=0) for image in images]
+    together = Detector.from_pretrained(folder_with(backend), backend=backend)(images, threshold=0, batch_size=4)
     boxes, scores = largest_difference(together, alone)
     assert boxes < 0.01
     assert scores < 1e-4
@@ -65,25 +65,25 @@ def test_heavy_padding_of_odd_sizes(backend, folder_with, detector):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_service_answers_the_same(backend, folder_with, detector, pictures):
+def test_the_service_answers_the_same(backend, folder_with, detector, images):
     loaders = model_loaders([f"tiny={folder_with(backend)}"], backend=backend)
     with running(loaders) as service:
         service.wait_until_ready()
         assert service.request("/models").json[0]["attention"] is False
-        for picture in pictures:
-            found = service.request("/?threshold=0", png(picture)).json
-            expected = detector(picture, threshold=0).to_dict(integer_pixels=True)
+        for image in images:
+            found = service.request("/?threshold=0", png(image)).json
+            expected = detector(image, threshold=0).to_dict(integer_pixels=True)
             assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
             for ours, theirs in zip(found, expected, strict=True):
                 assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
                 assert all(abs(ours["box"][side] - at) <= 1 for side, at in theirs["box"].items())
 
 
-def test_padding_does_not_stretch_the_ranges_of_8_bits(saved, detector, pictures, tmp_path):
+def test_padding_does_not_stretch_the_ranges_of_8_bits(saved, detector, images, tmp_path):
     """Calibration at a fixed size pads too; a range with the lowest float in it would hold nothing else."""
     export(saved, tmp_path / "fixed", "--fixed-size", "160x256")
-    found = query_scores(Detector(tmp_path / "fixed", backend="onnx", precision="int8"), pictures)
-    expected = query_scores(Detector(tmp_path / "fixed", backend="onnx"), pictures)
+    found = query_scores(Detector(tmp_path / "fixed", backend="onnx", precision="int8"), images)
+    expected = query_scores(Detector(tmp_path / "fixed", backend="onnx"), images)
     assert mean_difference(found, expected) < 0.1
     assert mean_difference(found, expected[1:] + expected[:1]) > 0.3
 
@@ -97,7 +97,7 @@ def test_the_mask_is_heeded(exported):
 
 
 def test_a_coarse_mask_of_ones_means_no_padding(exported):
-    """As transformers.js gives it: 64 x 64, whatever the picture."""
+    """As transformers.js gives it: 64 x 64, whatever the image."""
     pixel_values = torch.randn(1, 3, 90, 150, generator=torch.Generator().manual_seed(0))
     model = open_exported(exported, "onnx")[0]
     coarse = model(pixel_values, torch.ones(1, 64, 64, dtype=torch.int64))
@@ -107,11 +107,11 @@ def test_a_coarse_mask_of_ones_means_no_padding(exported):
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 @pytest.mark.parametrize(("precision", "most"), [SLOW_FP16, ("int8", 0.1)])
-def test_lower_precisions_are_near_but_not_equal(backend, precision, most, folder_with, detector, pictures):
-    """In the mean: under random weights single scores tip over; those of other pictures differ by 0.3 and more."""
+def test_lower_precisions_are_near_but_not_equal(backend, precision, most, folder_with, detector, images):
+    """In the mean: under random weights single scores tip over; those of other images differ by 0.3 and more."""
     folder = folder_with(backend, precision)
-    found = query_scores(Detector(folder, backend=backend, precision=precision), pictures)
-    expected = query_scores(detector, pictures)
+    found = query_scores(Detector(folder, backend=backend, precision=precision), images)
+    expected = query_scores(detector, images)
     assert max((a - b).abs().max() for a, b in zip(found, expected, strict=True)) > 1e-5
     assert mean_difference(found, expected) < most
     assert mean_difference(found, expected[1:] + expected[:1]) > 0.3
@@ -169,9 +169,9 @@ def test_the_report_tells_what_was_compared(command, exported):
     assert "| openvino fp32 |" in (exported / "export_report.md").read_text()
 
 
-def test_another_model_breaks_the_tolerance(exported, detector, pictures):
+def test_another_model_breaks_the_tolerance(exported, detector, images):
     other, (onnx, _) = Reference(tiny_detector().model), open_exported(exported, "onnx")
-    differences = [difference(other, onnx, view) for view in conditions(detector.image_processor, pictures)]
+    differences = [difference(other, onnx, view) for view in conditions(detector.image_processor, images)]
     assert len(GraphComparison("onnx", "fp32", 1.0, differences).violations) == 3
     assert not GraphComparison("onnx", "int8", 1.0, differences).violations
 
@@ -181,13 +181,13 @@ def test_a_broken_tolerance_ends_the_command_with_1(exported, monkeypatch, tmp_p
 
     monkeypatch.setattr("transformers_detr.export.parity.BOX_TOLERANCE_PX", 0.0)
     monkeypatch.setattr(export_workflow, "write_export_folder", lambda folder, *_, **__: _copy(exported, folder))
-    model, pictures = saved
+    model, images = saved
     arguments = [
         "export",
         "--model",
         str(model),
         "--images",
-        str(pictures / "0.png"),
+        str(images / "0.png"),
         "--output",
         str(tmp_path / "out"),
     ]
@@ -202,11 +202,11 @@ def _copy(source, folder):
 
 
 @pytest.mark.slow
-def test_a_fixed_size_pads_and_refuses(tmp_path, detector, pictures):
+def test_a_fixed_size_pads_and_refuses(tmp_path, detector, images):
     write_export_folder(tmp_path, detector.model, detector.image_processor, fixed_size=(96, 128))
     fixed = Detector.from_pretrained(tmp_path, backend="onnx")
-    found = fixed(pictures, threshold=0)
-    expected = Detector(detector.model, fixed.image_processor)(pictures, threshold=0)
+    found = fixed(images, threshold=0)
+    expected = Detector(detector.model, fixed.image_processor)(images, threshold=0)
     boxes, scores = largest_difference(found, expected)
     assert boxes < 0.01
     assert scores < 1e-4

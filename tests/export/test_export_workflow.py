@@ -36,10 +36,10 @@ def test_the_result_names_files_and_differences(result, steps):
     assert report["exports"][0]["differences"][0]["images"] == 4
 
 
-def test_the_graph_runs_and_the_detector_is_unchanged(result, detector, pictures):
+def test_the_graph_runs_and_the_detector_is_unchanged(result, detector, images):
     found = Detector.from_pretrained(result.folder, backend="onnx")
-    expected = Detector(detector.model, found.image_processor)(pictures[0], threshold=0)
-    np.testing.assert_allclose(found(pictures[0], threshold=0).scores, expected.scores, atol=1e-4)
+    expected = Detector(detector.model, found.image_processor)(images[0], threshold=0)
+    np.testing.assert_allclose(found(images[0], threshold=0).scores, expected.scores, atol=1e-4)
     assert not detector.model.training
 
 

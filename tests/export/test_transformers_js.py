@@ -12,7 +12,7 @@ from transformers_detr.data.synthetic import make_scene
 
 NOT_THERE = 3
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
-# Which both leave as they are: transformers.js enlarges pictures until their longer side is the longest edge.
+# Which both leave as they are: transformers.js enlarges images until their longer side is the longest edge.
 SIZES = [(64, 128), (128, 64)]
 # From here on both rules agree: transformers.js leaves out queries that are more likely no object than any class.
 THRESHOLD = 0.5
@@ -32,13 +32,13 @@ def run(*arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-3), ("fp16", 0.1), ("q8", None)])
 def test_the_same_boxes_in_transformers_js(dtype, tolerance, fully_exported, detector, tmp_path):
-    pictures = [make_scene(9, index, size).image for index, size in enumerate(SIZES)]
-    files = [tmp_path / f"{index}.png" for index in range(len(pictures))]
-    for picture, file in zip(pictures, files, strict=True):
-        picture.save(file)
-    for picture, size, found in zip(pictures, SIZES, run(fully_exported, dtype, THRESHOLD, *files), strict=True):
+    images = [make_scene(9, index, size).image for index, size in enumerate(SIZES)]
+    files = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for image, file in zip(images, files, strict=True):
+        image.save(file)
+    for image, size, found in zip(images, SIZES, run(fully_exported, dtype, THRESHOLD, *files), strict=True):
         assert found["processed"] == [1, 3, *size]
-        inputs = detector.image_processor(picture, return_tensors="pt")
+        inputs = detector.image_processor(image, return_tensors="pt")
         outputs = detector.model(**inputs)
         logits = np.reshape(found["logits"], outputs.logits.shape)
         boxes = np.reshape(found["boxes"], outputs.pred_boxes.shape)
@@ -47,7 +47,7 @@ def test_the_same_boxes_in_transformers_js(dtype, tolerance, fully_exported, det
             continue
         np.testing.assert_allclose(logits, outputs.logits.detach(), atol=tolerance * 10, rtol=0)
         np.testing.assert_allclose(boxes, outputs.pred_boxes.detach(), atol=tolerance, rtol=0)
-        expected = detector(picture, threshold=THRESHOLD)
+        expected = detector(image, threshold=THRESHOLD)
         assert len(expected) > 2
         if dtype == "fp32":
             detections = sorted(found["detections"], key=lambda detection: -detection["score"])

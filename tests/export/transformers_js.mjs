@@ -1,6 +1,6 @@
 // Detects with an exported folder in transformers.js, without network; prints the boxes as JSON.
 //
-//     node transformers_js.mjs FOLDER DTYPE THRESHOLD PICTURE...
+//     node transformers_js.mjs FOLDER DTYPE THRESHOLD IMAGE...
 //
 // DTYPE is fp32, fp16 or q8. The package is looked for where node looks, or at the path in TRANSFORMERS_JS
 // (`npm install --ignore-scripts @huggingface/transformers`). Exit status 3: it is not there.
@@ -19,7 +19,7 @@ try {
   process.exit(3);
 }
 const { AutoProcessor, RawImage, env, pipeline } = library;
-const [folder, dtype, threshold, ...pictures] = process.argv.slice(2);
+const [folder, dtype, threshold, ...paths] = process.argv.slice(2);
 env.allowRemoteModels = false;
 env.localModelPath = path.dirname(path.resolve(folder));
 const name = path.basename(folder);
@@ -27,8 +27,8 @@ const name = path.basename(folder);
 const detect = await pipeline("object-detection", name, { dtype });
 const processor = await AutoProcessor.from_pretrained(name);
 const found = [];
-for (const picture of pictures) {
-  const image = await RawImage.read(picture);
+for (const path of paths) {
+  const image = await RawImage.read(path);
   const inputs = await processor(image);
   const detections = await detect(image, { threshold: Number(threshold) });
   const { logits, pred_boxes: boxes } = await detect.model(inputs);

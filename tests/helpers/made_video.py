@@ -11,7 +11,7 @@ import numpy as np
 RATE = 22050
 
 
-def picture(number: int, size: tuple[int, int]) -> np.ndarray:
+def frame_array(number: int, size: tuple[int, int]) -> np.ndarray:
     """What frame `number` shows, `(H, W, 3)`."""
     width, height = size
     pixels = np.empty((height, width, 3), dtype=np.uint8)
@@ -40,7 +40,7 @@ def make_video(
         video.time_base = video.codec_context.time_base = Fraction(1, 1000)
         audio: Any = file.add_stream(sound, rate=RATE) if sound else None
         for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(number, size))
+            frame = av.VideoFrame.from_ndarray(frame_array(number, size))
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             file.mux(video.encode(frame))
         file.mux(video.encode(None))
@@ -73,7 +73,7 @@ def sound_of(path: Path) -> list[tuple[float, bytes]]:
         return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets if packet.dts is not None]
 
 
-def pictures_of(path: Path) -> np.ndarray:
+def frame_arrays(path: Path) -> np.ndarray:
     """`(N, H, W, 3)` bytes."""
     with av.open(str(path)) as file:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])

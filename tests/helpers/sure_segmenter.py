@@ -1,4 +1,4 @@
-"""A tiny `Segmenter` that finds several segments in each picture, of things and of stuff, some of them surely."""
+"""A tiny `Segmenter` that finds several segments in each image, of things and of stuff, some of them surely."""
 
 from typing import Any
 

@@ -156,7 +156,7 @@ def photo(hub):
     encoded = io.BytesIO()
     noise = torch.randint(0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(noise.numpy()).resize((640, 480)).save(encoded, "JPEG")
-    hub.server.pictures[EXAMPLE_IMAGE] = encoded.getvalue()
+    hub.server.images[EXAMPLE_IMAGE] = encoded.getvalue()
 
 
 @pytest.mark.usefixtures("photo")

@@ -42,14 +42,14 @@ def no_processor(images, **options):
 no_processor.num_channels = 3
 
 
-def test_the_picture_is_the_same_on_every_machine():
+def test_the_image_is_the_same_on_every_machine():
     """Against the rule in plain Python, and a checksum that later versions must keep: records depend on it."""
-    picture = synthetic_image()
-    assert picture.shape == (192, 256, 3)
+    image = synthetic_image()
+    assert image.shape == (192, 256, 3)
     for x, y in ((0, 0), (255, 191), (100, 50)):
         expected = tuple(((3 * (c + 1) * x + 2 * (3 - c) * y) ^ (x * y >> 4)) & 255 for c in range(3))
-        assert tuple(picture[y, x]) == expected
-    assert zlib.crc32(picture.tobytes()) == CHECKSUM
+        assert tuple(image[y, x]) == expected
+    assert zlib.crc32(image.tobytes()) == CHECKSUM
 
 
 def test_numbers_are_a_sample_of_the_outputs(folder, numbers):

@@ -13,7 +13,7 @@ from transformers_detr.model.padding_detr import group_by_shape
 SIZES = [(90, 60), (60, 90), (64, 64), (90, 60), (100, 60), (60, 100), (33, 70), (90, 60), (200, 60), (64, 65)]
 
 
-def picture(width, height, seed=0):
+def image(width, height, seed=0):
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -24,8 +24,8 @@ def detector():
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return [picture(*size, seed) for seed, size in enumerate(SIZES)]
+def images():
+    return [image(*size, seed) for seed, size in enumerate(SIZES)]
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def assert_same(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found.boxes_xyxy_px, expected.boxes_xyxy_px, atol=tolerance * 100)
 
 
-def test_one_picture_against_the_formulas(detector, pictures):
-    threshold = float(np.median(detector(pictures[0], threshold=0).scores))
-    found = detector(pictures[0], threshold=threshold)
-    inputs = detector.image_processor(images=pictures[0], return_tensors="pt")
+def test_one_image_against_the_formulas(detector, images):
+    threshold = float(np.median(detector(images[0], threshold=0).scores))
+    found = detector(images[0], threshold=threshold)
+    inputs = detector.image_processor(images=images[0], return_tensors="pt")
     with torch.no_grad():
         outputs = detector.model(pixel_values=inputs["pixel_values"])
     logits, boxes = outputs.logits[0].double().numpy(), outputs.pred_boxes[0].double().numpy()
@@ -74,33 +74,33 @@ def test_one_picture_against_the_formulas(detector, pictures):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_batches_of_mixed_sizes_equal_each_alone(detector, pictures, batches, batch_size):
-    together = detector(pictures, threshold=0, batch_size=batch_size)
-    assert sum(count for count, _ in batches) == len(pictures)
+def test_batches_of_mixed_sizes_equal_each_alone(detector, images, batches, batch_size):
+    together = detector(images, threshold=0, batch_size=batch_size)
+    assert sum(count for count, _ in batches) == len(images)
     assert max(count for count, _ in batches) <= batch_size
     assert any(masked for _, masked in batches) == (batch_size > 1)
     assert [found.image_size for found in together] == [(height, width) for width, height in SIZES]
-    for found, alone in zip(together, pictures, strict=True):
+    for found, alone in zip(together, images, strict=True):
         assert len(found) == 12
         assert_same(found, detector(alone, threshold=0))
 
 
-def test_backbone_without_exact_padding_gets_equal_sizes_only(detector, pictures, batches, monkeypatch):
+def test_backbone_without_exact_padding_gets_equal_sizes_only(detector, images, batches, monkeypatch):
     monkeypatch.setattr(type(detector.model), "supports_exact_padding", False)
-    together = detector(pictures, threshold=0, batch_size=16)
+    together = detector(images, threshold=0, batch_size=16)
     assert not any(masked for _, masked in batches)
     assert max(count for count, _ in batches) == 3  # those of 90 × 60
-    for found, alone in zip(together, pictures, strict=True):
+    for found, alone in zip(together, images, strict=True):
         assert_same(found, detector(alone, threshold=0))
 
 
 def test_equal_sizes_need_no_mask(detector, batches):
-    detector([picture(90, 60, seed) for seed in range(5)], batch_size=4)
+    detector([image(90, 60, seed) for seed in range(5)], batch_size=4)
     assert batches == [(4, False), (1, False)]
 
 
 def test_every_kind_of_source_is_read_and_upright(detector, tmp_path):
-    upright = picture(90, 60)
+    upright = image(90, 60)
     exif = Image.Exif()
     exif[0x0112] = 6  # must be turned clockwise to be upright
     path = tmp_path / "turned.png"
@@ -115,27 +115,27 @@ def test_every_kind_of_source_is_read_and_upright(detector, tmp_path):
         assert detector(as_stored).image_size == (90, 60), "a PIL image is taken as it is"
 
 
-def test_unreadable_picture_is_named(detector, tmp_path):
+def test_unreadable_image_is_named(detector, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
-        detector([picture(60, 60), broken])
+        detector([image(60, 60), broken])
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         detector(tmp_path / "missing.jpg")
     with pytest.raises(ValueError, match=r"images\[1\].*NaN"):
-        detector([picture(60, 60), np.full((8, 8, 3), np.nan)])
+        detector([image(60, 60), np.full((8, 8, 3), np.nan)])
 
 
-def test_stream_with_errors_goes_on(detector, pictures, tmp_path):
+def test_stream_with_errors_goes_on(detector, images, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.touch()
-    mixed = [broken, *pictures[:4], broken, *pictures[4:], broken]
+    mixed = [broken, *images[:4], broken, *images[4:], broken]
     outcomes = list(detector.stream_with_errors(mixed, threshold=0, batch_size=2))
     wrong = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
     assert wrong == [0, 5, len(mixed) - 1]
     assert "broken.jpg" in str(outcomes[5])
     found = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-    for outcome, expected in zip(found, detector(pictures, threshold=0), strict=True):
+    for outcome, expected in zip(found, detector(images, threshold=0), strict=True):
         assert_same(outcome, expected)
     only_errors = list(detector.stream_with_errors([broken] * 9, batch_size=1))
     assert [type(outcome) for outcome in only_errors] == [ValueError] * 9
@@ -148,7 +148,7 @@ def test_stream_reads_a_bounded_number_ahead(detector):
         nonlocal drawn
         while True:
             drawn += 1
-            yield picture(60, 60)
+            yield image(60, 60)
 
     stream = detector.stream(endless(), batch_size=2)
     for count in range(1, 30):
@@ -156,10 +156,10 @@ def test_stream_reads_a_bounded_number_ahead(detector):
         assert drawn <= count + window_length(2) + 2 * 2
 
 
-def test_stream_begun_at_a_window_gives_the_same_bits(detector, pictures):
+def test_stream_begun_at_a_window_gives_the_same_bits(detector, images):
     begin = window_length(2)
-    whole = list(detector.stream(pictures, threshold=0, batch_size=2))
-    rest = list(detector.stream(pictures[begin:], threshold=0, batch_size=2))
+    whole = list(detector.stream(images, threshold=0, batch_size=2))
+    rest = list(detector.stream(images[begin:], threshold=0, batch_size=2))
     for found, expected in zip(rest, whole[begin:], strict=True):
         np.testing.assert_array_equal(found.scores, expected.scores)
         np.testing.assert_array_equal(found.boxes_xyxy_px, expected.boxes_xyxy_px)
@@ -175,35 +175,35 @@ def test_nothing_in_nothing_out(detector):
     assert detector([]) == []
 
 
-def test_model_in_training_mode_detects_all_the_same(detector, pictures):
-    expected = detector(pictures[0], threshold=0)
+def test_model_in_training_mode_detects_all_the_same(detector, images):
+    expected = detector(images[0], threshold=0)
     detector.model.train()
-    assert_same(detector(pictures[0], threshold=0), expected, tolerance=0)
+    assert_same(detector(images[0], threshold=0), expected, tolerance=0)
 
 
 def test_kept_images_are_the_upright_images(detector, tmp_path):
     path = tmp_path / "a.png"
-    picture(90, 60).save(path)
+    image(90, 60).save(path)
     found = detector(path, threshold=0, keep_images=True)
-    assert found.image.tobytes() == picture(90, 60).tobytes()
+    assert found.image.tobytes() == image(90, 60).tobytes()
     assert found.draw().size == (90, 60)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
-def test_saved_detector_loads_in_any_dtype(detector, pictures, tmp_path, dtype):
+def test_saved_detector_loads_in_any_dtype(detector, images, tmp_path, dtype):
     loaded = Detector.from_pretrained(save(detector, tmp_path), dtype=dtype, device="cpu")
     assert loaded.model.dtype == (getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    found, expected = loaded(pictures[0], threshold=0), detector(pictures[0], threshold=0)
+    found, expected = loaded(images[0], threshold=0), detector(images[0], threshold=0)
     assert found.scores.dtype == found.boxes_xyxy_px.dtype == np.float32
     np.testing.assert_allclose(found.scores, expected.scores, atol=0.1)
     np.testing.assert_allclose(found.boxes_xyxy_px, expected.boxes_xyxy_px, atol=5)
 
 
-def test_saved_detector_loads_unchanged_on_a_device_that_is_there(detector, pictures, tmp_path):
+def test_saved_detector_loads_unchanged_on_a_device_that_is_there(detector, images, tmp_path):
     loaded = Detector.from_pretrained(save(detector, tmp_path))
     assert loaded.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     loaded.model.to("cpu")
-    assert_same(loaded(pictures[0], threshold=0), detector(pictures[0], threshold=0), tolerance=0)
+    assert_same(loaded(images[0], threshold=0), detector(images[0], threshold=0), tolerance=0)
 
 
 def test_grouping_by_shape():
@@ -228,25 +228,25 @@ def test_groups_are_full_enough_and_complete():
             assert len(group) * height * width <= 1.25 * own
 
 
-def test_results_refer_to_their_source(detector, pictures, tmp_path):
+def test_results_refer_to_their_source(detector, images, tmp_path):
     path = tmp_path / "a.png"
-    pictures[0].save(path)
-    for source in (path, str(path), pictures[0]):
+    images[0].save(path)
+    for source in (path, str(path), images[0]):
         found = detector(source, 0)
         assert found.source is source
         assert found.image is None
-        assert found.draw().tobytes() == found.draw(pictures[0]).tobytes()
+        assert found.draw().tobytes() == found.draw(images[0]).tobytes()
 
 
-def test_constructor_loads_a_folder_and_the_bundled_model(detector, pictures, tmp_path):
+def test_constructor_loads_a_folder_and_the_bundled_model(detector, images, tmp_path):
     loaded = Detector(save(detector, tmp_path), device="cpu")
-    assert_same(loaded(pictures[0], 0), detector(pictures[0], threshold=0), tolerance=0)
+    assert_same(loaded(images[0], 0), detector(images[0], threshold=0), tolerance=0)
     assert type(Detector("detr-mobilenetv2-scenes", device="cpu").model).__name__ == "DetrForObjectDetection"
 
 
-def test_wrong_arguments_name_the_detector(detector, pictures):
+def test_wrong_arguments_name_the_detector(detector, images):
     with pytest.raises(TypeError, match=r"Detector call .*'treshold'; did you mean 'threshold'"):
-        detector(pictures[0], treshold=0.5)
+        detector(images[0], treshold=0.5)
     with pytest.raises(TypeError, match=r"Detector: threshold must be a number .*got 'b\.jpg'; .* as a list"):
         detector("a.jpg", "b.jpg")
     with pytest.raises(TypeError, match="Detector: model must be a Hub id, a folder or a model, got int"):
@@ -276,7 +276,7 @@ def test_published_checkpoint_finds_the_two_cats(shared_path, monkeypatch):
         np.testing.assert_allclose(box, known.box_xyxy_px, atol=1)
 
 
-def test_an_answer_that_is_no_number_is_an_error_of_its_picture(pictures):
+def test_an_answer_that_is_no_number_is_an_error_of_its_image(images):
     detector = tiny_detector()
     bright = Image.new("RGB", (64, 64), "white")
 
@@ -284,10 +284,10 @@ def test_an_answer_that_is_no_number_is_an_error_of_its_picture(pictures):
         outputs.logits[keywords["pixel_values"].mean((1, 2, 3)) > 1.5] = torch.nan
 
     detector.model.register_forward_hook(spoil, with_kwargs=True)
-    same_size = [pictures[2], bright, pictures[2]]
+    same_size = [images[2], bright, images[2]]
     found = list(detector.stream_with_errors(same_size, threshold=0.0, batch_size=3))
     assert isinstance(found[1], NotFiniteError)
-    expected = tiny_detector()(pictures[2], threshold=0.0)
+    expected = tiny_detector()(images[2], threshold=0.0)
     assert_same(found[0], expected)
     assert_same(found[2], expected)
     with pytest.raises(ValueError, match="outputs hold NaN or infinity: its weights hold NaN"):

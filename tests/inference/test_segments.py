@@ -28,8 +28,8 @@ def test_classes_of_pixels():
 
 
 def test_coco_panoptic():
-    picture, entry = made().to_coco_panoptic(5, "x.png")
-    np.testing.assert_array_equal(picture.astype(int) @ [1, 256, 65536], IDS)
+    image, entry = made().to_coco_panoptic(5, "x.png")
+    np.testing.assert_array_equal(image.astype(int) @ [1, 256, 65536], IDS)
     assert entry == {
         "image_id": 5,
         "file_name": "x.png",

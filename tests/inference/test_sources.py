@@ -1,4 +1,4 @@
-"""What is named on the command line becomes a list of pictures, in order, none twice."""
+"""What is named on the command line becomes a list of images, in order, none twice."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from transformers_detr.inference.sources import gather_sources
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Folder with pictures, other files and folders in it; the working directory is above it."""
+    """Folder with images, other files and folders in it; the working directory is above it."""
     folder = tmp_path / "photos"
     for name in ["10.jpg", "9.PNG", "b.tif", "notes.txt", ".hidden.jpg", "in/9.jpg", "in/deep/c.bmp", ".git/x.png"]:
         path = folder / name
@@ -23,7 +23,7 @@ def locations(inputs, recursive=False, leave_out=()):
     return [Path(source.location).as_posix() for source in gather_sources(inputs, recursive, leave_out)]
 
 
-def test_folder_gives_its_visible_pictures_in_natural_order(photos):
+def test_folder_gives_its_visible_images_in_natural_order(photos):
     assert locations(["photos"]) == ["photos/9.PNG", "photos/10.jpg", "photos/b.tif"]
 
 
@@ -66,7 +66,7 @@ def test_nothing_of_this_name(photos, entry):
         gather_sources([entry], False)
 
 
-def test_folder_without_pictures_suggests_recursive(photos):
+def test_folder_without_images_suggests_recursive(photos):
     for name in ["10.jpg", "9.PNG", "b.tif"]:
         (photos / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"no images in photos .*--recursive"):

@@ -39,5 +39,5 @@ def test_frames_without_objects():
 
 def test_without_trackers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "trackers", None)
-    with pytest.raises(ImportError, match=r"transformers-detr\[tracking\]"):
+    with pytest.raises(ImportError, match="pip install trackers"):
         Tracker(10, 0.5)

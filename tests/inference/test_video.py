@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_video import make_video, picture, pictures_of, sound_of, times_of
+from made_video import frame_array, frame_arrays, make_video, sound_of, times_of
 from PIL import Image
 
 from transformers_detr.inference.video import VideoError, VideoFrame, read_facts, read_frames, write_copy
@@ -23,11 +23,11 @@ def test_facts(clip):
     assert facts.rate == pytest.approx(10, rel=0.05)
 
 
-def test_frames_have_numbers_times_and_pictures(clip):
+def test_frames_have_numbers_times_and_images(clip):
     frames = list(read_frames(clip))
     assert [frame.number for frame in frames] == list(range(20))
     assert [frame.time for frame in frames] == times_of(clip) == pytest.approx(np.arange(20) / 10)
-    assert np.abs(np.asarray(frames[7].image) - picture(7, (64, 48)).astype(int)).mean() < 8
+    assert np.abs(np.asarray(frames[7].image) - frame_array(7, (64, 48)).astype(int)).mean() < 8
 
 
 def test_stride_and_start(clip):
@@ -39,7 +39,7 @@ def test_stride_and_start(clip):
 
 @pytest.mark.parametrize(("angle", "corner"), [(0, (0, 0)), (90, (0, 1)), (180, (2, 1)), (-90, (1, 0))])
 def test_frames_are_upright(angle, corner):
-    """An angle counts against the clock: the upper left corner of the stored picture goes down, right, up."""
+    """An angle counts against the clock: the upper left corner of the stored image goes down, right, up."""
     stored = Image.new("RGB", (3, 2))
     stored.putpixel((0, 0), (255, 0, 0))
     upright = VideoFrame(0, 0.0, SimpleNamespace(rotation=angle, to_image=lambda: stored)).image
@@ -83,10 +83,10 @@ def test_copy_shows_what_was_drawn_in_true_colors(tmp_path):
         return image
 
     write_copy(source, tmp_path / "b.mp4", draw)
-    shown = pictures_of(tmp_path / "b.mp4").astype(int)
+    shown = frame_arrays(tmp_path / "b.mp4").astype(int)
     assert shown.shape == (20, 50, 66, 3)
     assert np.abs(shown[:, 33:42, 43:57] - (240, 200, 20)).max() < 12
-    expected = np.stack([picture(number, (65, 49)) for number in range(20)])
+    expected = np.stack([frame_array(number, (65, 49)) for number in range(20)])
     assert np.abs(shown[:, :28, :65] - expected[:, :28]).mean() < 6
 
 

@@ -193,11 +193,11 @@ def test_masks_to_boxes_spans_pixel_indices():
 
 
 def panoptic(tmp_path, segments: list[dict], **values) -> dict:
-    """A picture of 4 × 6 pixels: left half segment 7, right half 7 + 256·2 + 65536·3."""
-    picture = np.zeros((4, 6, 3), np.uint8)
-    picture[..., 0] = 7
-    picture[:, 3:, 1:] = 2, 3
-    Image.fromarray(picture).save(tmp_path / "x.png")
+    """An image of 4 × 6 pixels: left half segment 7, right half 7 + 256·2 + 65536·3."""
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[..., 0] = 7
+    image[:, 3:, 1:] = 2, 3
+    Image.fromarray(image).save(tmp_path / "x.png")
     return {"image_id": 9, "file_name": "x.png", "segments_info": segments, **values}
 
 
@@ -243,7 +243,7 @@ def test_wrong_panoptic_annotations_are_named(tmp_path):
             panoptic_target(bad, size, tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         panoptic_target({**good, "file_name": "nowhere.png"}, (4, 6), tmp_path)
-    (tmp_path / "x.png").write_bytes(b"no picture")
+    (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"^image 9: panoptic PNG .*x\.png"):
         panoptic_target(good, (4, 6), tmp_path)
 
@@ -292,7 +292,7 @@ def test_panoptic_equals_the_original(golden_json, shared_path):
 
 
 def test_all_panoptic_images_convert(shared_path):
-    """Areas and boxes of the JSON, which COCO computed from the same pictures, are what we find in them."""
+    """Areas and boxes of the JSON, which COCO computed from the same images, are what we find in them."""
     folder = shared_path("data", "coco_panoptic_mini", "annotations")
     content = json.loads((folder / "panoptic_val2017.json").read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}

@@ -33,7 +33,7 @@ def png(array: np.ndarray, **options) -> bytes:
     return file.getvalue()
 
 
-# How a camera stores an upright picture under each EXIF orientation (EXIF 2.3, 4.6.4, tag 0x0112)
+# How a camera stores an upright image under each EXIF orientation (EXIF 2.3, 4.6.4, tag 0x0112)
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -59,7 +59,7 @@ def test_files_come_out_upright_and_given_images_as_they_are(orientation, tmp_pa
     assert np.array_equal(load_image(Image.open(path)), stored)
 
 
-def test_damaged_exif_leaves_the_picture_as_it_is():
+def test_damaged_exif_leaves_the_image_as_it_is():
     assert np.array_equal(load_image(png(UPRIGHT, exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff")), UPRIGHT)
 
 
@@ -225,7 +225,7 @@ def test_input_data_format_decides():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(source, reason):
+def test_what_is_no_image_is_refused_by_name(source, reason):
     with pytest.raises(ValueError, match=rf"(?s)^item 7: .*{reason}"):
         load_image(source, name="item 7")
 

@@ -292,11 +292,11 @@ def test_floats_in_0_to_1_that_are_rescaled_again_are_pointed_out(monkeypatch):
 
 
 def test_labels_do_not_know_of_padding():
-    """A picture's boxes are the same whatever the batch it is in (stock rescales them to the padded canvas)."""
-    pictures = [photo(40, 60), photo(60, 40, seed=1)]
+    """An image's boxes are the same whatever the batch it is in (stock rescales them to the padded canvas)."""
+    images = [photo(40, 60), photo(60, 40, seed=1)]
     box = {"bbox": [6, 4, 30, 20], "category_id": 2, "id": 1, "area": 600, "iscrowd": 0}
     annotations = [{"image_id": 5 + index, "annotations": [box]} for index in range(2)]
-    labels = small()(pictures, annotations)["labels"]
+    labels = small()(images, annotations)["labels"]
     for index, (label, (width, height)) in enumerate(zip(labels, [(60, 40), (40, 60)], strict=True)):
         expected = torch.tensor([[21 / width, 14 / height, 30 / width, 20 / height]])
         assert torch.allclose(label["boxes"], expected)
@@ -304,14 +304,14 @@ def test_labels_do_not_know_of_padding():
         assert label["orig_size"].tolist() == [height, width]
         assert label["image_id"].tolist() == [5 + index]
         assert torch.allclose(label["area"], torch.tensor([600 * 0.8**2]))
-        alone = small()(pictures[index], annotations[index])["labels"][0]
+        alone = small()(images[index], annotations[index])["labels"][0]
         assert all(torch.equal(alone[key], label[key]) for key in alone)
-    raw = small(do_convert_annotations=False)(pictures, annotations)["labels"][0]
+    raw = small(do_convert_annotations=False)(images, annotations)["labels"][0]
     assert torch.allclose(raw["boxes"], torch.tensor([[6, 4, 36, 24]]) * 0.8)
 
 
 def test_stock_gives_the_same_labels():
-    """For one picture, where nothing is padded."""
+    """For one image, where nothing is padded."""
     objects = [
         {"bbox": [6, 4, 30, 20], "category_id": 2, "id": 1, "area": 600.0, "iscrowd": 0},
         {"bbox": [50, 30, 30, 30], "category_id": 7, "id": 2, "area": 90.0, "iscrowd": 0},
@@ -328,9 +328,9 @@ def test_stock_gives_the_same_labels():
 
 
 def test_panoptic_labels(tmp_path):
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[10:20, 30:45, 1] = 1
-    Image.fromarray(picture).save(tmp_path / "x.png")
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:20, 30:45, 1] = 1
+    Image.fromarray(image).save(tmp_path / "x.png")
     annotation = {
         "image_id": 3,
         "file_name": "x.png",

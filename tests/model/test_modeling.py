@@ -384,11 +384,11 @@ def test_compiles_without_graph_breaks_for_every_size(model, batch, exact_paddin
             expected = model(pixel_values, pixel_mask, exact_padding=exact_padding)
             output = compiled(pixel_values, pixel_mask, exact_padding=exact_padding)
             assert torch.allclose(output.logits, expected.logits, atol=1e-5)
-    assert graphs.frame_count == 1  # one graph for batches and pictures of all sizes
+    assert graphs.frame_count == 1  # one graph for batches and images of all sizes
     torch._dynamo.reset()
 
 
-def test_compiles_once_for_pictures_alone(model):
+def test_compiles_once_for_images_alone(model):
     """Below 40 cells of the last feature map, torch 2.14 looks at sizes to choose its convolutions for one thread."""
     torch._dynamo.reset()
     graphs = CompileCounter()

@@ -62,9 +62,9 @@ def test_detections_are_those_of_stock(sizes, outputs, stock):
 def test_sizes_may_come_in_any_form(outputs):
     pairs = [(480, 640), (33, 57)]
     expected = post_process_object_detection(outputs, target_sizes=pairs)
-    pictures = [Image.new("L", (width, height)) for height, width in pairs]
+    images = [Image.new("L", (width, height)) for height, width in pairs]
     forms = [
-        pictures,
+        images,
         torch.tensor(pairs),
         np.array(pairs),
         [torch.tensor(pair) for pair in pairs],

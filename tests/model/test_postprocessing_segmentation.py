@@ -173,8 +173,8 @@ def test_the_papers_procedure_gives_the_originals_segments(image, size, golden_j
     assert [(info["label_id"], info["was_fused"]) for info in result["segments_info"]] == wanted
 
     # The original counts from 0 and has no value for "nothing".
-    picture = golden_path("detr-r50-panoptic.postprocess", f"{image}.0.{size}.png")
-    theirs = torch.from_numpy(np.array(Image.open(picture))).int() + 1
+    segment_map = golden_path("detr-r50-panoptic.postprocess", f"{image}.0.{size}.png")
+    theirs = torch.from_numpy(np.array(Image.open(segment_map))).int() + 1
     assert (result["segmentation"] != theirs).sum() <= 16
 
     scores = {query: score for query, _, score in golden["kept_queries"][f"{image}.0"]}
@@ -224,9 +224,9 @@ def test_the_papers_procedure_reassigns_pixels_of_small_segments():
 
 def test_segments_as_coco_panoptic_annotation():
     (result, _) = post_process_panoptic_segmentation(make_outputs(), target_sizes=TARGETS, **SETTINGS)
-    picture, annotation = segments_to_coco(result, image_id=7, file_name="7.png")
-    assert picture.dtype == np.uint8
-    ids = rgb_to_ids(picture)
+    image, annotation = segments_to_coco(result, image_id=7, file_name="7.png")
+    assert image.dtype == np.uint8
+    ids = rgb_to_ids(image)
     assert (ids == result["segmentation"].numpy()).all()
     assert (annotation["image_id"], annotation["file_name"]) == (7, "7.png")
     infos = annotation["segments_info"]

@@ -19,7 +19,7 @@ CONFIGS = {
     "detr-r50": lambda: DetrConfig(num_labels=91, auxiliary_loss=True),
     "detr-r50-dc5": lambda: DetrConfig(num_labels=91, dilation=True, auxiliary_loss=True),
 }
-PROCESSOR = DetrImageProcessor(do_resize=False)  # the golden pictures are already small
+PROCESSOR = DetrImageProcessor(do_resize=False)  # the golden images are already small
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -30,7 +30,7 @@ def variant(request, golden_state_dict):
 
 
 @pytest.fixture
-def pictures(golden_path):
+def images(golden_path):
     return {name: Image.open(golden_path("inputs", f"{name}.png")).convert("RGB") for name in "AB"}
 
 
@@ -40,10 +40,10 @@ def labels(count):
 
 @pytest.mark.parametrize("batch", ["A", "B", "AB"])
 @torch.no_grad()
-def test_predictions_of_all_layers(variant, batch, pictures, golden_tensors):
+def test_predictions_of_all_layers(variant, batch, images, golden_tensors):
     name, model = variant
     golden = golden_tensors(f"{name}.outputs.safetensors")
-    inputs = PROCESSOR([pictures[picture] for picture in batch], return_tensors="pt")
+    inputs = PROCESSOR([images[image] for image in batch], return_tensors="pt")
     output = model(**inputs, labels=labels(len(batch)))  # labels only to be given the layers before the last
     assert (output.logits - golden[f"{batch}/pred_logits"]).abs().max() < LOGITS
     assert (output.pred_boxes - golden[f"{batch}/pred_boxes"]).abs().max() < BOXES
@@ -58,10 +58,10 @@ def test_predictions_of_all_layers(variant, batch, pictures, golden_tensors):
 
 @pytest.mark.parametrize("batch", ["A", "AB"])
 @torch.no_grad()
-def test_every_step_on_the_way(variant, batch, pictures, golden_tensors):
+def test_every_step_on_the_way(variant, batch, images, golden_tensors):
     name, model = variant
     golden = golden_tensors(f"{name}.outputs.safetensors")
-    inputs = PROCESSOR([pictures[picture] for picture in batch], return_tensors="pt")
+    inputs = PROCESSOR([images[image] for image in batch], return_tensors="pt")
     encoded = model.model.encode(**inputs)
     height, width = encoded.projected.shape[-2:]
 
@@ -87,39 +87,39 @@ def test_every_step_on_the_way(variant, batch, pictures, golden_tensors):
 
 
 @torch.no_grad()
-def test_tiny_in_double_precision_is_closer_still(pictures, golden_state_dict, golden_tensors):
+def test_tiny_in_double_precision_is_closer_still(images, golden_state_dict, golden_tensors):
     model = DetrForObjectDetection(tiny_config()).eval()
     model.load_state_dict(to_stored(golden_state_dict("detr-tiny")), strict=True)
     golden = golden_tensors("detr-tiny.outputs_f64.safetensors")
-    inputs = PROCESSOR([pictures["A"], pictures["B"]], return_tensors="pt")
+    inputs = PROCESSOR([images["A"], images["B"]], return_tensors="pt")
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (PROCESSOR.image_mean, PROCESSOR.image_std))
-    for index, picture in enumerate(pictures.values()):  # rounded as the original rounds, in three steps
-        values = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255).sub(mean).div(std)
+    for index, image in enumerate(images.values()):  # rounded as the original rounds, in three steps
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(mean).div(std)
         inputs["pixel_values"][index, :, : values.shape[1], : values.shape[2]] = values
     output = model.double()(inputs["pixel_values"].double(), inputs["pixel_mask"])
     assert (output.logits - golden["AB/pred_logits"]).abs().max() < 1e-5
     assert (output.pred_boxes - golden["AB/pred_boxes"]).abs().max() < 1e-6
 
 
-def test_pixel_values_are_the_originals(pictures, golden_tensors):
+def test_pixel_values_are_the_originals(images, golden_tensors):
     golden = golden_tensors("inputs/inputs.safetensors")
-    for name, picture in pictures.items():
-        values = PROCESSOR(picture, return_tensors="pt")["pixel_values"][0]
+    for name, image in images.items():
+        values = PROCESSOR(image, return_tensors="pt")["pixel_values"][0]
         corner = next(tensor for key, tensor in golden.items() if name in key and tensor.shape[-2:] == (8, 8))
         assert (values[:, :8, :8] - corner).abs().max() < 1e-5
-        by_hand = (np.asarray(picture.convert("RGB")) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        by_hand = (np.asarray(image.convert("RGB")) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         assert np.abs(values.permute(1, 2, 0).numpy() - by_hand).max() < 1e-5
 
 
 @torch.no_grad()
-def test_exact_padding_differs_only_by_the_padding(variant, pictures):
+def test_exact_padding_differs_only_by_the_padding(variant, images):
     """D20: alone and in the batch agree in exact padding, and differ by far in the original's way."""
     _, model = variant
-    together = PROCESSOR([pictures["A"], pictures["B"]], return_tensors="pt")
+    together = PROCESSOR([images["A"], images["B"]], return_tensors="pt")
     exact = model(**together, exact_padding=True)
     original = model(**together)
     for index, name in enumerate("AB"):
-        alone = model(**PROCESSOR(pictures[name], return_tensors="pt"), exact_padding=True)
+        alone = model(**PROCESSOR(images[name], return_tensors="pt"), exact_padding=True)
         assert (exact.logits[index] - alone.logits[0]).abs().max() < LOGITS
         assert (exact.pred_boxes[index] - alone.pred_boxes[0]).abs().max() < BOXES
         assert (original.logits[index] - alone.logits[0]).abs().max() > 100 * LOGITS

@@ -35,8 +35,8 @@ def batches(golden_path):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = {}
     for name in "AB":
-        with Image.open(golden_path("inputs", f"{name}.png")) as picture:
-            images[name] = (torch.from_numpy(np.array(picture)).float() / 255 - mean) / std  # (H, W, 3)
+        with Image.open(golden_path("inputs", f"{name}.png")) as image:
+            images[name] = (torch.from_numpy(np.array(image)).float() / 255 - mean) / std  # (H, W, 3)
     batches = {}
     for batch in ("A", "B", "AB"):
         height, width = (max(images[name].shape[side] for name in batch) for side in (0, 1))
@@ -121,8 +121,8 @@ def test_the_papers_segments(image, outputs, golden_json, golden_path):
         for info, theirs in zip(result["segments_info"], expected["segments_info"], strict=True):
             area = int((result["segmentation"] == info["id"]).sum())
             assert abs(area - theirs["area"]) <= 16
-        picture = np.array(Image.open(golden_path(f"{VARIANT}.postprocess", f"{image}.0.{size}.png")))
-        assert (result["segmentation"].numpy() != picture.astype(np.int64) + 1).sum() <= 32  # ids start at 1
+        segment_map = np.array(Image.open(golden_path(f"{VARIANT}.postprocess", f"{image}.0.{size}.png")))
+        assert (result["segmentation"].numpy() != segment_map.astype(np.int64) + 1).sum() <= 32  # ids start at 1
 
 
 @pytest.mark.parametrize("image", ["A", "B"])

@@ -110,7 +110,7 @@ def test_sizes_after_resizing(golden_json):
     assert (right, len(rows)) == ([84, 61], 84)
 
 
-def test_modes_of_pictures(processors):
+def test_modes_of_images(processors):
     modes = ("L", "LA", "RGBA", "CMYK", "P", "1", "I", "I;16")
     refused = []
     for processor in processors:
@@ -127,23 +127,23 @@ def test_modes_of_pictures(processors):
 
 
 def test_boxes_of_a_mixed_batch(processors):
-    pictures = [Image.new("RGB", (96, 64)), Image.new("RGB", (64, 96))]
+    images = [Image.new("RGB", (96, 64)), Image.new("RGB", (64, 96))]
     annotation = {"bbox": [16, 16, 32, 32], "category_id": 1, "area": 1024, "iscrowd": 0}
     annotations = [{"image_id": index, "annotations": [annotation]} for index in range(2)]
     expected = torch.tensor([[32 / 96, 32 / 64, 32 / 96, 32 / 64]])
-    ours, stock = (p(pictures, annotations, return_tensors="pt")["labels"][0]["boxes"] for p in processors)
+    ours, stock = (p(images, annotations, return_tensors="pt")["labels"][0]["boxes"] for p in processors)
     assert torch.allclose(ours, expected, atol=1e-6)
     assert not torch.allclose(stock, expected, atol=1e-2)
 
 
 def test_pipelines_on_mixed_sizes(models, processors):
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in SIZES]
+    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in SIZES]
     found = []
     for model, processor in zip(models, processors, strict=True):
         detect = transformers.pipeline("object-detection", model=model, image_processor=processor)
         try:
-            found.append(len(detect(pictures, threshold=0.0, batch_size=2)))
+            found.append(len(detect(images, threshold=0.0, batch_size=2)))
         except RuntimeError:
             found.append(None)
     assert found == [2, None]

@@ -37,8 +37,8 @@ def batch(golden_path, golden_json):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels, mask = torch.zeros(2, 3, 352, 326), torch.zeros(2, 352, 326)
     for index, name in enumerate("AB"):
-        with Image.open(golden_path("inputs", f"{name}.png")) as picture:
-            image = (torch.from_numpy(np.array(picture)) / 255 - mean) / std  # (H, W, 3)
+        with Image.open(golden_path("inputs", f"{name}.png")) as opened:
+            image = (torch.from_numpy(np.array(opened)) / 255 - mean) / std  # (H, W, 3)
         pixels[index, :, : image.shape[0], : image.shape[1]] = image.permute(2, 0, 1)
         mask[index, : image.shape[0], : image.shape[1]] = 1
     labels = golden_labels(golden_json("detr-tiny.loss.json")["cases"]["many_and_single"])

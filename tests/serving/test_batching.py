@@ -159,7 +159,7 @@ def test_models_take_turns():
     assert asyncio.run(run()).index(1) < 2, "one model's queue does not go before the other's first"
 
 
-def test_the_time_per_picture_is_known():
+def test_the_time_per_image_is_known():
     async def scenario(batcher):
         await batcher.submit(prepared("a"))
         return batcher.seconds_per_image

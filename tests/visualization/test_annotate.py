@@ -15,9 +15,9 @@ def ground(width, height):
     return Image.new("RGB", (width, height), GRAY)
 
 
-def inked(picture):
-    """`(height, width)`: True where the picture differs from the ground."""
-    return (np.asarray(picture) != np.array(GRAY)).any(axis=-1)
+def inked(image):
+    """`(height, width)`: True where the image differs from the ground."""
+    return (np.asarray(image) != np.array(GRAY)).any(axis=-1)
 
 
 def test_frame_lies_on_the_box_and_the_inside_stays():
@@ -77,7 +77,7 @@ def test_caption_evades_what_shall_stay_free_and_covers_the_least_where_nothing_
     assert (below[0], below[1]) == (100, 200)
 
 
-def test_line_and_letters_grow_with_the_picture():
+def test_line_and_letters_grow_with_the_image():
     share = {}
     for side in (1000, 4000):
         box = [side // 4, side // 2, side * 3 // 4, side * 3 // 4]
@@ -86,13 +86,13 @@ def test_line_and_letters_grow_with_the_picture():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (40, 30), (40, 4000), (4000, 40)])
-def test_tiny_and_extreme_pictures(size):
+def test_tiny_and_extreme_images(size):
     drawn = draw_boxes(ground(*size), [[0, 0, *size]], ["refrigerator 0.98"], [82])
     assert drawn.size == size
     assert inked(drawn).any()
 
 
-def test_captions_do_not_hide_a_tiny_picture():
+def test_captions_do_not_hide_a_tiny_image():
     drawn = draw_boxes(ground(40, 27), [[4, 4, 36, 24]], ["refrigerator 0.98"], [3])
     assert inked(drawn).mean() < 0.15
     assert inked(draw_boxes(ground(60, 40), [[4, 4, 36, 24]], ["refrigerator 0.98"], [3])).mean() > 0.2
@@ -118,14 +118,14 @@ def test_first_box_lies_on_top():
     assert (drawn[150, 100] == np.array(class_color(3))).all()
 
 
-def test_picture_is_copied_and_becomes_rgb():
-    picture = Image.new("LA", (60, 50), (30, 128))
-    before = picture.tobytes()
-    drawn = draw_boxes(picture, np.zeros((0, 4)), [], [])
+def test_image_is_copied_and_becomes_rgb():
+    image = Image.new("LA", (60, 50), (30, 128))
+    before = image.tobytes()
+    drawn = draw_boxes(image, np.zeros((0, 4)), [], [])
     assert drawn.mode == "RGB"
     assert drawn.size == (60, 50)
-    draw_boxes(picture, [[1, 1, 20, 20]], ["a"], [0])
-    assert picture.tobytes() == before
+    draw_boxes(image, [[1, 1, 20, 20]], ["a"], [0])
+    assert image.tobytes() == before
 
 
 def test_mismatched_lengths_are_refused():
@@ -202,7 +202,7 @@ def test_captions_of_segments_never_overlap_and_large_ones_come_first(monkeypatc
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (40, 3000), (3000, 40)])
-def test_segments_of_tiny_and_extreme_pictures(size):
+def test_segments_of_tiny_and_extreme_images(size):
     ids = np.ones(size[::-1], dtype=np.int32)
     drawn = draw_segments(ground(*size), ids, [1, 2], ["refrigerator 0.98", "absent"], [82, 3])
     assert drawn.size == size

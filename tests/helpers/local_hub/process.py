@@ -32,7 +32,7 @@ class HubProcess:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "http_proxy": server.url,  # pictures by their public address
+            "http_proxy": server.url,  # images by their public address
             "no_proxy": "127.0.0.1,localhost",
             "OMP_NUM_THREADS": "1",
         }

@@ -6,7 +6,7 @@ that is lost after the work was done, damaged content.
 
 Limits: models only (no datasets, Spaces, buckets); large files by LFS in one piece, no Xet and no multipart; no
 branches or tags by request; card metadata is parsed and its model-index, license and task looked at, where the real Hub
-checks more; everything is in memory and gone with the server. As a proxy it serves pictures by their public address.
+checks more; everything is in memory and gone with the server. As a proxy it serves images by their public address.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class HubServer:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
-        self.pictures: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
@@ -86,7 +86,7 @@ class HubServer:
 
     def forget(self) -> None:
         """Be as new."""
-        for content in (self.repositories, self.large, self.pictures, self.faults, self.requests):
+        for content in (self.repositories, self.large, self.images, self.faults, self.requests):
             content.clear()
 
     def add(self, model: str, folder: Path, name: str = "main", private: bool = False, under: str = "") -> str:
@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(Answer(fault.kind, b"ordered by the test", fault.headers))
             return
         try:
-            answer = self.picture() if parsed.scheme else self.route(path)
+            answer = self.image() if parsed.scheme else self.route(path)
         except Refusal as refusal:
             code = {"X-Error-Code": refusal.code} if refusal.code else {}
             answer = as_json({"error": str(refusal)}, refusal.status)
@@ -322,10 +322,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization"):
             raise Refusal(400, "a token was sent to where large files lie")
 
-    def picture(self) -> Answer:
-        if self.path not in self.hub.pictures:
-            raise Refusal(404, f"no such picture: {self.path}")
-        return Answer(200, self.hub.pictures[self.path], {"Content-Type": "image/jpeg"})
+    def image(self) -> Answer:
+        if self.path not in self.hub.images:
+            raise Refusal(404, f"no such image: {self.path}")
+        return Answer(200, self.hub.images[self.path], {"Content-Type": "image/jpeg"})
 
 
 ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
