@@ -60,7 +60,7 @@ def download(url: str, path: Path, sha256_head: str) -> None:
         sha256_head: How the sha256 of its content must begin, in hex.
 
     Raises:
-        ConversionError: If the download fails, is cut short or has another content.
+        ConversionError: If the download fails, is truncated or has another content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

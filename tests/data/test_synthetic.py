@@ -47,7 +47,7 @@ def test_series_are_independent():
 
 
 def test_recorded_scene():
-    """Everyone makes the held-out scenes of the published figures anew: they must stay what they are."""
+    """The held-out scenes of the published figures are generated again by each reader and must not change."""
     scene = make_scene(0, 3)
     found = [(CLASS_NAMES[item.label], item.box_xyxy_px, item.area) for item in scene.objects]
     assert (scene.image.size, found) == RECORDED

@@ -44,7 +44,7 @@ def random_predictions(layers=3, images=2, queries=12, classes=7, seed=0):
 
 
 def random_labels(counts, classes=7, seed=0):
-    """Labels with so many objects per image."""
+    """Labels with the given number of objects per image."""
     generator = torch.Generator().manual_seed(1000 + seed)
     return [
         {

@@ -56,7 +56,7 @@ def model(batch):
 
 
 def square_labels(counts, size=SIZES[0]):
-    """Labels with so many square objects per image, and their masks on the batch's canvas."""
+    """Labels with the given number of square objects per image, and their masks on the batch's canvas."""
     labels = []
     for image, count in enumerate(counts):
         masks = torch.zeros(count, *size, dtype=torch.bool)

@@ -225,7 +225,7 @@ def check_weight_file(path: Path) -> None:
         path: A `.safetensors` file, or a PyTorch file of any ending.
 
     Raises:
-        LoadingError: The file is empty, a Git LFS pointer, cut short, or something else altogether.
+        LoadingError: The file is empty, a Git LFS pointer, truncated, or not a weight file.
     """
     with path.open("rb") as file:
         head = file.read(len(_LFS_POINTER))
