@@ -164,36 +164,39 @@ def randomize(module):
 
 
 @pytest.mark.parametrize(
-    ("name", "folded"),
+    ("name", "fused"),
     [("resnet18", 20), ("mobilenetv2_100", 51), ("resnetv2_50", 32), ("repvgg_a0", 44), ("convnext_atto", 0)],
 )
-def test_folding_changes_no_feature(name, folded):
+def test_fusing_changes_no_feature(name, fused):
     """Some norms of resnetv2 and repvgg stand where another layer uses the convolution's output too."""
-    encoder = DetrConvEncoder(DetrConfig(backbone=name)).eval()
+    encoder = DetrConvEncoder(DetrConfig(backbone=name, fast_paths=False)).eval()
     randomize(encoder)
-    names = list(encoder.state_dict())
-    norms = [module for module in encoder.modules() if isinstance(module, DetrFrozenBatchNorm2d)]
-    assert sum(norm.folded for norm in norms) == folded
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    norms = sum(isinstance(module, DetrFrozenBatchNorm2d) for module in encoder.modules())
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        together = encoder(images, None)
-        for norm in norms:
-            norm.folded = False
         apart = encoder(images, None)
-    for one, other in zip(together, apart, strict=True):
+        encoder.fuse()
+        assert norms - sum(isinstance(module, DetrFrozenBatchNorm2d) for module in encoder.modules()) == fused
+        together = encoder(images, None)
+        encoder.config.fast_paths = True
+        fast = encoder(images, None)
+        encoder.unfuse()
+    for one, other, third in zip(together, apart, fast, strict=True):
         assert (one.features - other.features).abs().max() < 1e-5 * other.features.abs().max()
-    assert list(encoder.state_dict()) == names
+        assert (third.features - other.features).abs().max() < 1e-5 * other.features.abs().max()
+    after = encoder.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_folding_gives_the_gradients_of_the_norm_behind():
+def test_fast_paths_give_the_gradients_of_the_layers():
     encoder = DetrConvEncoder(tiny_config())
     randomize(encoder)
     images = torch.randn(2, 3, 64, 64)
     gradients = []
-    for folded in (True, False):
-        for module in encoder.modules():
-            if isinstance(module, DetrFrozenBatchNorm2d):
-                module.folded = folded
+    for fast in (True, False):
+        encoder.config.fast_paths = fast
         encoder.zero_grad()
         encoder(images, None)[-1].features.square().mean().backward()
         gradients.append({n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None})
@@ -202,7 +205,7 @@ def test_folding_gives_the_gradients_of_the_norm_behind():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-4 * gradient.abs().max().item()), name
 
 
-def test_a_norm_that_is_put_in_place_of_a_folded_one_is_used():
+def test_a_norm_that_is_put_in_place_of_a_frozen_one_is_used():
     encoder = DetrConvEncoder(tiny_config()).eval()
     randomize(encoder)
     images = torch.randn(1, 3, 64, 64)

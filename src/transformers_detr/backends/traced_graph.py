@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from transformers_detr.backends.registry import INPUTS, OUTPUTS, Precision
-from transformers_detr.model.cpu_kernels_detr import DetrNormedConv2d
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
 SMALLEST_SIDE = 33
@@ -40,8 +39,8 @@ class DetrGraph(nn.Module):
     def __init__(self, model: DetrPreTrainedModel, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.exact_padding = model.supports_exact_padding  # determined before tracing, which cannot record the check
-        self.model = copy.deepcopy(model).cpu().float().eval()
-        _fold_for_good(self.model)
+        # Fused in float32, before any conversion: half precision could not hold the variances.
+        self.model = copy.deepcopy(model).cpu().float().eval().fuse()
         self.model.config._attn_implementation = "eager"  # fused attention is decomposed with checks for rows of NaN
         self.model.to(dtype)
 
@@ -126,36 +125,3 @@ def trace(
         )
     program.graph_module.graph.eliminate_dead_code()  # unused operations cannot always be stored
     return program
-
-
-@torch.no_grad()
-def _fold_for_good(model: nn.Module) -> None:
-    """Put each folded norm into the weights of its convolution, which no longer need to be trained.
-
-    In float32, before any conversion: half precision could not hold the variances.
-    """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, DetrNormedConv2d):
-                continue
-            norm: Any = getattr(child.parent, child.norm_name)
-            if getattr(norm, "folded", False):
-                setattr(parent, name, _plain(child, *norm.scale_and_shift()))
-
-
-def _plain(convolution: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """A convolution with a scale and a shift, `(channels,)` each, of its result."""
-    plain = nn.Conv2d(
-        convolution.in_channels,
-        convolution.out_channels,
-        convolution.kernel_size,  # type: ignore[arg-type]
-        convolution.stride,  # type: ignore[arg-type]
-        convolution.padding,  # type: ignore[arg-type]
-        convolution.dilation,  # type: ignore[arg-type]
-        convolution.groups,
-        padding_mode=convolution.padding_mode,
-        device="meta",
-    )
-    plain.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
-    plain.bias = nn.Parameter(shift if convolution.bias is None else shift + convolution.bias * scale)
-    return plain

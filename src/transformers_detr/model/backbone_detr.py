@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoBackbone
 from transformers.configuration_utils import PreTrainedConfig
 
-from .cpu_kernels_detr import replace_stages
+from .cpu_kernels_detr import run_backbone
 from .exact_padding_detr import ClearPadding, ExactPlan
-from .frozen_batch_norm_detr import fold_batch_norms, freeze_batch_norms
+from .frozen_batch_norm_detr import freeze_batch_norms
+from .fusing_detr import Replaced, fuse_batch_norms, restore
 from .initialization_detr import kaiming
 
 
@@ -50,9 +51,8 @@ class DetrConvEncoder(nn.Module):
         else:
             self.model, self.intermediate_channel_sizes = _build_native_backbone(config)
         freeze_batch_norms(self.model)
-        fold_batch_norms(self.model, config.num_channels)
-        replace_stages(self.model)
         self.config = config
+        self._replaced: list[Replaced] = []
         self._exact: bool | None = None  # not known yet
         self._plan: ExactPlan | None = None
         self.train_later_stages()
@@ -62,6 +62,21 @@ class DetrConvEncoder(nn.Module):
         for convolution in self.model.modules():
             if isinstance(convolution, nn.Conv2d):
                 kaiming(convolution)
+
+    @property
+    def is_fused(self) -> bool:
+        """Return whether frozen norms are part of their convolutions; see `fuse`."""
+        return bool(self._replaced)
+
+    def fuse(self) -> None:
+        """Make frozen norms part of their convolutions."""
+        if not self.is_fused:
+            self._replaced = fuse_batch_norms(self.model, self.config.num_channels)
+
+    def unfuse(self) -> None:
+        """Undo `fuse`."""
+        restore(self._replaced)
+        self._replaced = []
 
     def train_later_stages(self) -> None:
         """Make trainable what the original trains: all but the stem, the first stage and the norms."""
@@ -107,7 +122,9 @@ class DetrConvEncoder(nn.Module):
         if pixel_values.device.type == "cpu" or pixel_values.dtype != torch.float32:
             # the layout in which convolutions are fastest there; float32 on a GPU gains nothing
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.model(pixel_values)
+        features = run_backbone(self.model, pixel_values, self.config.fast_paths)
+        if features is None:
+            features = self.model(pixel_values)
         maps = list(getattr(features, "feature_maps", features))
         if getattr(self.model, "output_fmt", None) == "NHWC":  # what timm's Swin and its like give
             maps = [level.permute(0, 3, 1, 2) for level in maps]

@@ -77,6 +77,7 @@ class DetrConfig(PreTrainedConfig):
         position_embedding_type: `"sine"` or `"learned"`.
         exact_padding: Default of the model's argument of this name: keep the padded area at zero inside the
             backbone, so that an image's predictions do not depend on its neighbors in the batch.
+        fast_paths: Whether CPU fast paths may be used; False runs every layer's own code. Stored only if False.
         class_cost: Weight of the class probability in the matching.
         bbox_cost: Weight of the L1 distance in the matching.
         giou_cost: Weight of the generalized IoU in the matching.
@@ -134,6 +135,7 @@ class DetrConfig(PreTrainedConfig):
         auxiliary_loss: bool = False,
         position_embedding_type: str = "sine",
         exact_padding: bool = False,
+        fast_paths: bool = True,
         class_cost: float = 1,
         bbox_cost: float = 5,
         giou_cost: float = 2,
@@ -173,6 +175,7 @@ class DetrConfig(PreTrainedConfig):
         self.auxiliary_loss = auxiliary_loss
         self.position_embedding_type = position_embedding_type
         self.exact_padding = exact_padding
+        self.fast_paths = fast_paths
         self.class_cost = class_cost
         self.bbox_cost = bbox_cost
         self.giou_cost = giou_cost
@@ -211,10 +214,15 @@ class DetrConfig(PreTrainedConfig):
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `config.json`; without an empty `backbone_kwargs`, on which stock transformers 5 fails."""
+        """The content of `config.json`; without an empty `backbone_kwargs`, on which stock transformers 5 fails.
+
+        Nor with `fast_paths` while they are on.
+        """
         values: dict[str, Any] = super().to_dict()
         if values.get("backbone_kwargs") is None:
             values.pop("backbone_kwargs", None)
+        if values.get("fast_paths"):
+            values.pop("fast_paths")
         return values
 
     @property

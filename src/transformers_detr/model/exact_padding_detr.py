@@ -40,6 +40,8 @@ class ClearPadding(TorchFunctionMode):
         A departure from the original, whose predictions depend on the padding (its README warns of it).
     """
 
+    records = False  # see `is_recorded`
+
     def __init__(self, mask: Tensor, plan: ExactPlan | None):
         super().__init__()
         self.masks = [mask[:, None]]  # (B, 1, h, w) at each level, sizes rounded up

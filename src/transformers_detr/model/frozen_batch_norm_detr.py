@@ -1,9 +1,4 @@
-"""Frozen batch norms, and their folding into the convolutions in front of them.
-
-A frozen norm is a constant scale and shift per channel, and so can be multiplied into the weights of the
-convolution whose output it takes. That happens in each forward, on the weights and not on the far larger
-feature maps: stored names and values stay what they are, and training is exact.
-"""
+"""Frozen batch norms: a constant scale and shift per channel."""
 
 from __future__ import annotations
 
@@ -11,10 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import initialization as init
-
-from .cpu_kernels_detr import DetrNormedConv2d
 
 
 class DetrFrozenBatchNorm2d(nn.Module):
@@ -24,9 +16,6 @@ class DetrFrozenBatchNorm2d(nn.Module):
         num_features: Channels.
         eps: Added to the variance.
         activation: Activation that the replaced layer applied after the norm, or None.
-
-    Attributes:
-        folded: Whether the convolution in front applies scale and shift; see `fold_batch_norms`.
     """
 
     weight: Tensor
@@ -42,7 +31,6 @@ class DetrFrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
         self.eps = eps
         self.act = activation
-        self.folded = False
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm2d) -> DetrFrozenBatchNorm2d:
@@ -69,11 +57,16 @@ class DetrFrozenBatchNorm2d(nn.Module):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
+    def folded_into(self, convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a convolution with this norm multiplied in; the activation is not part of them."""
+        scale, shift = self.scale_and_shift()
+        bias = shift if convolution.bias is None else shift + convolution.bias * scale
+        return convolution.weight * scale[:, None, None, None], bias
+
     def forward(self, features: Tensor) -> Tensor:
         """Normalize `(B, channels, h, w)`."""
-        if not self.folded:
-            scale, shift = self.scale_and_shift()
-            features = features * scale[:, None, None] + shift[:, None, None]
+        scale, shift = self.scale_and_shift()
+        features = torch.addcmul(shift[:, None, None], features, scale[:, None, None])
         return features if self.act is None else self.act(features)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -88,70 +81,3 @@ def freeze_batch_norms(module: nn.Module) -> None:
             setattr(module, name, DetrFrozenBatchNorm2d.from_batch_norm(child))
         else:
             freeze_batch_norms(child)
-
-
-class _Uses(TorchFunctionMode):
-    """Counts how often each tensor is an argument of a function."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: dict[int, int] = {}
-        self.kept: list[Tensor] = []  # alive, so that no id is given twice
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") != "__get__":  # reading an attribute is no use
-            for argument in (*args, *(kwargs or {}).values()):
-                for value in argument if isinstance(argument, list | tuple) else [argument]:
-                    if isinstance(value, Tensor):
-                        self.count[id(value)] = self.count.get(id(value), 0) + 1
-                        self.kept.append(value)
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def fold_batch_norms(backbone: nn.Module, num_channels: int) -> None:
-    """Fold each frozen norm inside `backbone` into the convolution whose output it alone takes.
-
-    Which ones these are is found by running the backbone once on a small image (or on none, on the meta device).
-    A backbone that does not take small images is left unfolded: slower, not wrong.
-
-    Args:
-        backbone: The backbone, its norms frozen.
-        num_channels: Channels of its input.
-    """
-    parents = {child: (parent, name) for parent in backbone.modules() for name, child in parent.named_children()}
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: list[tuple[nn.Conv2d, DetrFrozenBatchNorm2d, Tensor]] = []
-
-    def remember(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if type(module) is nn.Conv2d:
-            outputs[id(output)] = (module, output)
-
-    def pair(module: Any, inputs: Any) -> tuple[Tensor]:
-        if id(inputs[0]) in outputs:
-            pairs.append((outputs[id(inputs[0])][0], module, inputs[0]))
-        return (inputs[0].detach(),)  # one use, and another tensor from here on
-
-    norms = [module for module in parents if isinstance(module, DetrFrozenBatchNorm2d)]
-    hooks = [module.register_forward_hook(remember) for module in parents if isinstance(module, nn.Conv2d)]
-    for norm in norms:
-        hooks.append(norm.register_forward_pre_hook(pair))
-        norm.folded = True  # computes nothing, for the time of this trial
-    training, uses = backbone.training, _Uses()
-    try:
-        example = next(backbone.parameters())
-        with uses:
-            backbone.eval()(torch.zeros(1, num_channels, 64, 64, device=example.device, dtype=example.dtype))
-    except (RuntimeError, ValueError, AssertionError):
-        return
-    finally:
-        backbone.train(training)
-        for hook in hooks:
-            hook.remove()
-        for norm in norms:
-            norm.folded = False
-    for convolution, norm, features in pairs:
-        if uses.count[id(features)] == 1:
-            parent, name = parents[convolution]
-            setattr(parent, name, DetrNormedConv2d(convolution, *parents[norm]))
-            norm.folded = True

@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .initialization_detr import xavier
+from .recording_detr import is_recorded
 from .resize_detr import sizes_of_real_pixels
 
 NO_MASK = -1e4
@@ -149,7 +150,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
         features = [projected, fine, finer, finest]
         if real is None:
             return self._in_chunks(maps, image, features, None, at_once)
-        if torch.compiler.is_compiling():  # which cannot follow sizes that only the masks of real cells tell
+        if is_recorded():  # a graph cannot follow sizes that only the masks of real cells tell
             return self._in_chunks(maps, image, features, [cells[:, None] for cells in real], at_once)
         return self._image_by_image(maps, image, features, real, at_once)
 
@@ -177,7 +178,7 @@ class DetrMaskHead(GradientCheckpointingLayer):
     ) -> Tensor:
         """Compute `forward` in chunks; `real` is `(B, 1, …)` for each level of `features`."""
         shared = self._shared(features, real)
-        if at_once is None and not torch.compiler.is_compiling():  # a compiler sees to memory itself
+        if at_once is None and not is_recorded():  # a graph must not depend on memory
             at_once = _queries_at_once(shared)
         if maps.device.type == "cpu":  # its convolutions are faster so
             maps = maps.contiguous(memory_format=torch.channels_last)
@@ -238,7 +239,7 @@ def convolve_enlarged(features: Tensor, weight: Tensor, size: Sequence[int], rea
         `(K, c', *size)`.
     """
     doubled = all((new + 1) // 2 == old for new, old in zip(size, features.shape[2:], strict=True))
-    if real is not None or torch.compiler.is_compiling() or not doubled:  # a compiler need not be tied to sizes
+    if real is not None or is_recorded() or not doubled:  # a graph must not be tied to sizes
         enlarged = functional.interpolate(features, size=tuple(size))
         return functional.conv2d(enlarged if real is None else enlarged * real, weight, padding=1)
     # The kernel of four copies is the sum of four shifts of the kernel.
@@ -303,7 +304,7 @@ def confident_queries(logits: Tensor) -> Tensor:
 
 def _of_images(part: Tensor, image: Tensor) -> Tensor:
     """For each query what belongs to its image; a single image's is broadcast and need not be copied."""
-    return part if not torch.compiler.is_compiling() and len(part) == 1 else part[image]
+    return part if not is_recorded() and len(part) == 1 else part[image]
 
 
 def _queries_at_once(shared: list[Tensor]) -> int:

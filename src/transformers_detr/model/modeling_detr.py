@@ -30,15 +30,17 @@ from .outputs_detr import (
 )
 from .position_embedding_detr import DetrLearnedPositionEmbedding, DetrSinePositionEmbedding
 from .pretrained_detr import DetrPreTrainedModel
+from .recording_detr import is_recorded
 from .targets_detr import read_targets
 from .transformer_detr import Attended, DetrDecoder, DetrDecoderLayer, DetrEncoder, DetrEncoderLayer
 
 # isort: split
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
 from .boxes_detr import box_area  # noqa: F401
-from .cpu_kernels_detr import DetrLinear  # noqa: F401
+from .cpu_kernels_detr import run_linear  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
-from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
+from .frozen_batch_norm_detr import freeze_batch_norms  # noqa: F401
+from .fusing_detr import fuse_batch_norms  # noqa: F401
 
 
 class DetrBackbone(nn.Module):
@@ -186,7 +188,7 @@ class DetrModel(DetrPreTrainedModel):
     ) -> Attended:
         """Second half: encoded tokens to decoded queries. The arguments are those of `forward`."""
         memory: Tensor = encoded.memory.last_hidden_state
-        query_positions = self.query_position_embeddings.weight[None].expand(memory.shape[0], -1, -1)  # (B, Q, D)
+        query_positions = self.query_position_embeddings.weight[None].repeat(memory.shape[0], 1, 1)  # (B, Q, D)
         queries = torch.zeros_like(query_positions) if decoder_inputs_embeds is None else decoder_inputs_embeds
         return self.decoder(
             queries,
@@ -453,6 +455,6 @@ def _square(tokens: Tensor) -> tuple[int, int, int]:
 def _mask_if_padded(pixel_mask: Tensor, device: torch.device) -> Tensor | None:
     """The mask as booleans, or None where it is known without waiting for a device that nothing is padded."""
     mask = pixel_mask.to(torch.bool)
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+    if mask.device.type == "cpu" and not is_recorded() and bool(mask.all()):
         return None
     return mask.to(device)

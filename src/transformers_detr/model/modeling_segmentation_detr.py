@@ -21,12 +21,14 @@ from .pretrained_detr import DetrPreTrainedModel
 # isort: split
 # Early 5.x, loading custom code from a folder, copies only the files that this one names itself.
 from .boxes_detr import box_area  # noqa: F401
-from .cpu_kernels_detr import DetrLinear  # noqa: F401
+from .cpu_kernels_detr import run_linear  # noqa: F401
 from .exact_padding_detr import ExactPlan  # noqa: F401
-from .frozen_batch_norm_detr import fold_batch_norms  # noqa: F401
+from .frozen_batch_norm_detr import freeze_batch_norms  # noqa: F401
+from .fusing_detr import fuse_batch_norms  # noqa: F401
 from .initialization_detr import xavier  # noqa: F401
 from .matcher_detr import match  # noqa: F401
 from .position_embedding_detr import sine_position_embedding  # noqa: F401
+from .recording_detr import is_recorded  # noqa: F401
 from .resize_detr import image_sizes  # noqa: F401
 from .targets_detr import read_targets  # noqa: F401
 from .transformer_detr import Attended  # noqa: F401

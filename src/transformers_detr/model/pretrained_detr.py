@@ -47,6 +47,46 @@ class DetrPreTrainedModel(PreTrainedModel):
         encoder = next(module for module in self.modules() if isinstance(module, DetrConvEncoder))
         return encoder.supports_exact_padding
 
+    def fuse(self) -> Any:
+        """Make frozen norms part of the convolutions in front of them, in place: faster inference, the same results.
+
+        The model then has plain convolutions with biases, and no norms in its backbone. It cannot be trained or saved
+        until `unfuse` has undone it. `Detector` and the commands call it for models that they load.
+
+        Returns:
+            The model.
+        """
+        for module in self.modules():
+            if isinstance(module, DetrConvEncoder):
+                module.fuse()
+        return self
+
+    def unfuse(self) -> Any:
+        """Undo `fuse`: the stored names and exact weights are back.
+
+        Returns:
+            The model.
+        """
+        for module in list(self.modules()):
+            if isinstance(module, DetrConvEncoder):
+                module.unfuse()
+        return self
+
+    @property
+    def is_fused(self) -> bool:
+        """Return whether `fuse` has been called and not undone."""
+        return any(module.is_fused for module in self.modules() if isinstance(module, DetrConvEncoder))
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the training mode.
+
+        Raises:
+            RuntimeError: The model is fused, and so for inference only.
+        """
+        if mode and self.is_fused:
+            raise RuntimeError("a fused model is for inference only: call model.unfuse() before training")
+        return super().train(mode)
+
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load as `PreTrainedModel.from_pretrained` does; also learned positions by their name in transformers 4."""
@@ -90,7 +130,13 @@ class DetrPreTrainedModel(PreTrainedModel):
             super().set_attn_implementation({"": attn_implementation}, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a backbone."""
+        """Save as `PreTrainedModel.save_pretrained` does; the stored config never asks to download a backbone.
+
+        Raises:
+            RuntimeError: The model is fused.
+        """
+        if self.is_fused:
+            raise RuntimeError("a fused model cannot be saved: call model.unfuse() first")
         kwargs.setdefault("save_original_format", False)  # the names in memory are the stored ones
         wanted, self.config.use_pretrained_backbone = self.config.use_pretrained_backbone, False
         try:

@@ -16,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .cpu_kernels_detr import DetrLinear
+from .cpu_kernels_detr import run_linear
 from .initialization_detr import torch_default_bias, xavier
 
 
@@ -94,10 +94,10 @@ class DetrAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.dropout = dropout
         self.config = config
-        self.q_proj = DetrLinear(width, width)
-        self.k_proj = DetrLinear(width, width)
-        self.v_proj = DetrLinear(width, width)
-        self.out_proj = DetrLinear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def initialize(self) -> None:
         """Xavier uniform; the original holds queries, keys and values in one matrix, which counts as one."""
@@ -130,15 +130,18 @@ class DetrAttention(nn.Module):
         attend = eager_attention if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
         result, maps = attend(
             self,
-            self._split(self.q_proj(query)),
-            self._split(self.k_proj(key)),
-            self._split(self.v_proj(value)),
+            self._split(self._project(self.q_proj, query)),
+            self._split(self._project(self.k_proj, key)),
+            self._split(self._project(self.v_proj, value)),
             attention_mask,
             scaling=self.scaling,
             dropout=self.dropout if self.training else 0.0,
             is_causal=False,
         )
-        return self.out_proj(result.flatten(2)), maps if output_attentions else None
+        return self._project(self.out_proj, result.flatten(2)), maps if output_attentions else None
+
+    def _project(self, layer: nn.Module, tokens: Tensor) -> Tensor:
+        return run_linear(layer, tokens, self.config.fast_paths)
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, heads, T, D / heads)
@@ -172,8 +175,8 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = DetrAttention(width, num_heads, attention_dropout, config)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = DetrLinear(width, ffn_dim)
-        self.fc2 = DetrLinear(ffn_dim, width)
+        self.fc1 = nn.Linear(width, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.activation_fn = ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)
@@ -199,8 +202,9 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         return self.final_layer_norm(tokens + self._feed_forward(tokens)), maps
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        inner = self.activation_dropout(self.activation_fn(self.fc1(tokens)))
-        result: Tensor = self.dropout(self.fc2(inner))
+        allowed = self.self_attn.config.fast_paths
+        inner = self.activation_dropout(self.activation_fn(run_linear(self.fc1, tokens, allowed)))
+        result: Tensor = self.dropout(run_linear(self.fc2, inner, allowed))
         return result
 
 
