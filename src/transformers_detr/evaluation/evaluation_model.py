@@ -71,7 +71,7 @@ class ModelOptions:
         place = self.device or _default_device()
         try:
             moved = model.to(place)  # type: ignore[arg-type]  # Transformers' `to` has no types
-            return moved, self.image_processor or processor
+            return moved.fuse(), self.image_processor or processor
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {str(place)!r} cannot be used: {str(error).splitlines()[0]}") from error
 

@@ -72,9 +72,14 @@ def model_digest(model: Any) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
+    fused = getattr(model, "is_fused", False)
+    if fused:
+        model.unfuse()  # the digest is of the weights as stored
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    if fused:
+        model.fuse()
     return digest.hexdigest()
 
 

@@ -184,7 +184,8 @@ class Predictor(ABC, Generic[Result]):
             raise TypeError(f"{cls.__name__}: {str(error).partition('() ')[2] or error}") from error
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        return model.to(device), image_processor  # type: ignore[arg-type]  # Transformers' `to` has no types
+        moved = model.to(device)  # type: ignore[arg-type]  # Transformers' `to` has no types
+        return moved.fuse(), image_processor
 
     @overload
     def __call__(

@@ -40,13 +40,17 @@ _GLOBAL_HOOKS = tuple("_global" + name for name in _HOOKS)
 
 def may_be_fast(features: Tensor) -> bool:
     """Return whether fast paths are on, and nothing observes the layers as a whole."""
-    everywhere = nn.modules.module
     return (
         not is_recorded()
         and type(features) in (Tensor, nn.Parameter)
         and os.environ.get(OFF_SWITCH, "0") in ("", "0")
-        and not any(getattr(everywhere, name) for name in _GLOBAL_HOOKS)
+        and not has_global_hooks()
     )
+
+
+def has_global_hooks() -> bool:
+    """Return whether a hook observes every module of this process."""
+    return any(getattr(nn.modules.module, name) for name in _GLOBAL_HOOKS)
 
 
 def is_plain(module: Any, kind: type[nn.Module]) -> bool:
@@ -80,8 +84,8 @@ def _onednn_is_on() -> bool:
     return bool(torch.backends.mkldnn.enabled)
 
 
-def _is_kept_here(value: Tensor | None, like: Tensor) -> bool:
-    """Return whether a weight is an ordinary tensor (not a quantized kind) that fits the features."""
+def is_ordinary(value: Tensor | None, like: Tensor) -> bool:
+    """Return whether a weight is an ordinary tensor, not of a quantized kind, on the device of the features."""
     return value is None or (type(value) in (Tensor, nn.Parameter) and value.device == like.device)
 
 
@@ -105,7 +109,7 @@ def run_linear(layer: nn.Module, tokens: Tensor, allowed: bool = True) -> Tensor
         and may_be_fast(tokens)
         and is_plain(layer, nn.Linear)
         and goes_to_onednn(tokens)
-        and _is_kept_here(layer.weight, tokens)
+        and is_ordinary(layer.weight, tokens)
         and not torch.is_autocast_enabled("cpu")
     ):
         result: Tensor = layer(tokens)
@@ -138,12 +142,12 @@ class _Normed(NamedTuple):
         if not (
             is_plain(convolution, nn.Conv2d)
             and convolution.padding_mode == "zeros"
-            and _is_kept_here(convolution.weight, like)
+            and is_ordinary(convolution.weight, like)
         ):
             return None
         if is_plain(norm, nn.Identity):  # of a fused model
             return convolution.weight, convolution.bias
-        usual = is_plain(norm, DetrFrozenBatchNorm2d) and norm.act is None and _is_kept_here(norm.weight, like)
+        usual = is_plain(norm, DetrFrozenBatchNorm2d) and norm.act is None and is_ordinary(norm.weight, like)
         if not usual or norm.weight.dtype != convolution.weight.dtype:
             return None
         return norm.folded_into(convolution)

@@ -73,7 +73,9 @@ def _with(convolution: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def _pairs(backbone: nn.Module, num_channels: int) -> list[tuple[nn.Conv2d, DetrFrozenBatchNorm2d]]:
-    """Return each convolution whose output only a frozen norm takes, with this norm."""
+    """Return each convolution whose output only a frozen norm takes, with this norm; none if layers were moved."""
+    if any("forward" in vars(module) for module in backbone.modules()):  # as accelerate does to load weights at need
+        return []
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, DetrFrozenBatchNorm2d, Tensor]] = []
 

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .cpu_kernels_detr import has_global_hooks, is_ordinary, is_plain
 from .initialization_detr import xavier
 from .recording_detr import is_recorded
 from .resize_detr import sizes_of_real_pixels
@@ -177,6 +178,8 @@ class DetrMaskHead(GradientCheckpointingLayer):
         self, maps: Tensor, image: Tensor, features: list[Tensor], real: list[Tensor] | None, at_once: int | None
     ) -> Tensor:
         """Compute `forward` in chunks; `real` is `(B, 1, …)` for each level of `features`."""
+        if not self._can_share(maps):
+            return self._unshared(maps, image, features, real, at_once)
         shared = self._shared(features, real)
         if at_once is None and not is_recorded():  # a graph must not depend on memory
             at_once = _queries_at_once(shared)
@@ -188,6 +191,36 @@ class DetrMaskHead(GradientCheckpointingLayer):
         for some_maps, some_images in chunks:
             some_real = None if real is None else [cells[some_images] for cells in real]
             masks.append(self._masks(some_maps, [_of_images(part, some_images) for part in shared], some_real))
+        return torch.cat(masks)
+
+    def _can_share(self, maps: Tensor) -> bool:
+        """Return whether convolutions may be split into sums, which needs plain layers that nothing observes."""
+        layers = (self.lay1, self.lay3, self.lay4, self.lay5)
+        return not has_global_hooks() and all(
+            is_plain(layer, nn.Conv2d) and is_ordinary(layer.weight, maps) for layer in layers
+        )
+
+    def _unshared(
+        self, maps: Tensor, image: Tensor, features: list[Tensor], real: list[Tensor] | None, at_once: int | None
+    ) -> Tensor:
+        """Compute `_in_chunks` layer by layer, with copies of the image features for each query."""
+        adapters = (nn.Identity(), self.adapter1, self.adapter2, self.adapter3)
+        added = [adapter(level) for adapter, level in zip(adapters, features, strict=True)]
+        if real is not None:
+            added = [level * cells for level, cells in zip(added, real, strict=True)]
+        later = ((self.lay3, self.gn3), (self.lay4, self.gn4), (self.lay5, self.gn5))
+        masks = []
+        for some_maps, some_images in zip(maps.split(at_once or 8), image.split(at_once or 8), strict=True):
+            some_real = [None] * 4 if real is None else [cells[some_images] for cells in real]
+            hidden = torch.cat([added[0][some_images], some_maps], dim=1)
+            hidden = self._normed(self.lay1(hidden), self.gn1, some_real[0])
+            hidden = self._normed(self.lay2(hidden), self.gn2, some_real[0])
+            for (layer, norm), level, cells in zip(later, added[1:], some_real[1:], strict=True):
+                enlarged = functional.interpolate(hidden, size=level.shape[2:])
+                enlarged = enlarged if cells is None else enlarged * cells
+                hidden = self._normed(layer(enlarged + level[some_images]), norm, cells)
+            result: Tensor = self.out_lay(hidden)
+            masks.append((result if real is None else only_where_real(result, some_real[3])).squeeze(1))  # type: ignore[arg-type]
         return torch.cat(masks)
 
     def _shared(self, features: list[Tensor], real: list[Tensor] | None) -> list[Tensor]:
@@ -220,7 +253,8 @@ class DetrMaskHead(GradientCheckpointingLayer):
         if real is not None:
             return self.activation(group_norm(hidden, norm, real)) * real
         # Torch's own, channels last on a CPU, is off by some 1e-4 of the result, more or less by how many run at once.
-        return self.activation(group_norm(hidden, norm) if hidden.device.type == "cpu" else norm(hidden))
+        own = hidden.device.type == "cpu" and is_plain(norm, nn.GroupNorm) and not has_global_hooks()
+        return self.activation(group_norm(hidden, norm) if own else norm(hidden))
 
 
 def convolve_enlarged(features: Tensor, weight: Tensor, size: Sequence[int], real: Tensor | None = None) -> Tensor:

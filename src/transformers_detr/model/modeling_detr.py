@@ -188,7 +188,8 @@ class DetrModel(DetrPreTrainedModel):
     ) -> Attended:
         """Second half: encoded tokens to decoded queries. The arguments are those of `forward`."""
         memory: Tensor = encoded.memory.last_hidden_state
-        query_positions = self.query_position_embeddings.weight[None].repeat(memory.shape[0], 1, 1)  # (B, Q, D)
+        every = torch.arange(self.query_position_embeddings.weight.shape[0], device=memory.device)
+        query_positions = self.query_position_embeddings(every)[None].repeat(memory.shape[0], 1, 1)  # (B, Q, D)
         queries = torch.zeros_like(query_positions) if decoder_inputs_embeds is None else decoder_inputs_embeds
         return self.decoder(
             queries,

@@ -101,6 +101,6 @@ class DetrLearnedPositionEmbedding(nn.Module):
                 f"learned position embeddings reach {self.num_positions} x {self.num_positions} cells, "
                 f"but the feature map has {height} x {width}; use smaller images or sine embeddings"
             )
-        rows = self.row_embeddings.weight[:height, None].expand(-1, width, -1)
-        columns = self.column_embeddings.weight[None, :width].expand(height, -1, -1)
+        rows = self.row_embeddings(torch.arange(height, device=device))[:, None].expand(-1, width, -1)
+        columns = self.column_embeddings(torch.arange(width, device=device))[None].expand(height, -1, -1)
         return torch.cat([columns, rows], dim=-1).permute(2, 0, 1)[None]
