@@ -92,7 +92,7 @@ def is_ordinary(value: Tensor | None, like: Tensor) -> bool:
 # Linear layers
 
 
-def run_linear(layer: nn.Module, tokens: Tensor, allowed: bool = True) -> Tensor:
+def run_linear(layer: Any, tokens: Tensor, allowed: bool = True) -> Tensor:
     """Run a linear layer.
 
     Args:
@@ -131,14 +131,13 @@ def convolve_pixels(
 class _Normed(NamedTuple):
     """A convolution, the norm behind it, and the activation behind that."""
 
-    convolution: nn.Module
-    norm: nn.Module
+    convolution: Any
+    norm: Any
     activation: nn.Module | None
 
     def folded(self, like: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Weight and bias with the norm multiplied in; None where the layers have to run themselves."""
-        convolution: Any = self.convolution
-        norm: Any = self.norm
+        convolution, norm = self.convolution, self.norm
         if not (
             is_plain(convolution, nn.Conv2d)
             and convolution.padding_mode == "zeros"
@@ -154,8 +153,7 @@ class _Normed(NamedTuple):
 
     def run(self, features: Tensor) -> Tensor:
         """Convolve, normalize, activate."""
-        weights = self.folded(features)
-        layer: Any = self.convolution
+        weights, layer = self.folded(features), self.convolution
         if weights is None:
             features = self.norm(layer(features))
         elif layer.kernel_size == (1, 1) and layer.padding == (0, 0) and goes_to_onednn(features):
@@ -192,10 +190,11 @@ class _Residual(NamedTuple):
         shortcut = self._shortcut(features)
         if shortcut is features and not is_own:
             shortcut = features.clone()
-        *first, last = [(*one, layer.convolution) for one, layer in zip(weights, self.layers, strict=True)]  # type: ignore[misc]
-        for arguments in first:
-            features = convolve_relu(features, *arguments)
-        return convolve_add_relu(features, *last, shortcut)
+        for layer, found in zip(self.layers[:-1], weights, strict=False):
+            weight, bias = found  # type: ignore[misc]  # none is None, see above
+            features = convolve_relu(features, weight, bias, layer.convolution)
+        weight, bias = weights[-1]  # type: ignore[misc]
+        return convolve_add_relu(features, weight, bias, self.layers[-1].convolution, shortcut)
 
     def _shortcut(self, features: Tensor) -> Tensor:
         for part in self.shortcut:
