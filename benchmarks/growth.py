@@ -1,4 +1,4 @@
-"""Throughput of detection over batch sizes, image sizes and threads, ours and stock, in images per second.
+"""Time of detection over batch sizes, image sizes and threads: ours, fused, without fast paths, and stock.
 
     python benchmarks/growth.py
     python benchmarks/growth.py --batches 1 4 --sizes 480x640 800x1066 --threads 1 2 --output growth.json
@@ -9,9 +9,11 @@ From pixel values to logits and boxes, float32, interleaved; outputs are compare
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,23 +24,25 @@ from report import Disagreement, machine, print_rows, write_json
 
 from transformers_detr.export.interleaved_timing import time_interleaved
 
-COLUMNS = ("threads", "size", "batch", "ours, images/s", "stock, images/s", "ours ÷ stock")
+COLUMNS = ("threads", "size", "batch", "stock, s", "ours: stock ÷ s", "fused: stock ÷ s", "no fast paths: stock ÷ s")
 
 
 def measure(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
     """Yield a row for each combination."""
+    fused, plain = copy.deepcopy(models.ours).fuse(), copy.deepcopy(models.ours)
+    plain.config.fast_paths = False
+    every = {"stock": models.stock, "ours": models.ours, "fused": fused, "no fast paths": plain}
     for threads, size, batch in product(arguments.threads, arguments.sizes, arguments.batches):
         torch.set_num_threads(threads)
         height, width = map(int, size.split("x"))
         inputs = {"pixel_values": torch.randn(batch, 3, height, width)}
-        models.same_answers(inputs)
+        for model in (models.ours, fused, plain):
+            models.same_answers(inputs, model)
         with torch.inference_mode():
-            seconds = time_interleaved(
-                {"ours": lambda: models.ours(**inputs), "stock": lambda: models.stock(**inputs)},  # noqa: B023
-                arguments.repeats,
-            )
-        ours, stock = (batch / statistics.median(values) for values in seconds.values())
-        yield threads, size, batch, ours, stock, ours / stock
+            sides = {name: partial(model, **inputs) for name, model in every.items()}
+            seconds = time_interleaved(sides, arguments.repeats)
+        stock, *others = (statistics.median(values) for values in seconds.values())
+        yield threads, size, batch, stock, *(stock / other for other in others)
 
 
 def main() -> int:
