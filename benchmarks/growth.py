@@ -12,7 +12,7 @@ import argparse
 import copy
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,7 +39,7 @@ def measure(models: Models, arguments: argparse.Namespace) -> Iterator[tuple[Any
         for model in (models.ours, fused, plain):
             models.same_answers(inputs, model)
         with torch.inference_mode():
-            sides = {name: partial(model, **inputs) for name, model in every.items()}
+            sides: dict[str, Callable[[], Any]] = {name: partial(model, **inputs) for name, model in every.items()}
             seconds = time_interleaved(sides, arguments.repeats)
         stock, *others = (statistics.median(values) for values in seconds.values())
         yield threads, size, batch, stock, *(stock / other for other in others)

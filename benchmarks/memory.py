@@ -75,7 +75,8 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.run:
-        print(json.dumps(run(*arguments.run, arguments.sizes)))
+        side, folder = arguments.run
+        print(json.dumps(run(side, folder, arguments.sizes)))
         return 0
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)
