@@ -17,8 +17,9 @@ CONVERSION = PACKAGE.parent.parent / "conversion"
 # all that is in it. Parts on one floor do not know each other.
 FLOORS = [
     # The Hub set
-    "cpu_kernels",
-    "boxes coco_masks configuration exact_padding image_io initialization frozen_batch_norm resize targets",
+    "frozen_batch_norm recording",
+    "cpu_kernels fusing",
+    "boxes coco_masks configuration exact_padding image_io initialization resize targets",
     "annotations backbone padding matcher position_embedding postprocessing mask_head postprocessing_segmentation"
     " processor_arguments transformer",
     "loss image_processing outputs pretrained",

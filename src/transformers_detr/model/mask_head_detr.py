@@ -196,6 +196,8 @@ class DetrMaskHead(GradientCheckpointingLayer):
     def _can_share(self, maps: Tensor) -> bool:
         """Return whether convolutions may be split into sums, which needs plain layers that nothing observes."""
         layers = (self.lay1, self.lay3, self.lay4, self.lay5)
+        if torch.compiler.is_compiling():  # which cannot look for hooks
+            return True
         return not has_global_hooks() and all(
             is_plain(layer, nn.Conv2d) and is_ordinary(layer.weight, maps) for layer in layers
         )
@@ -253,7 +255,9 @@ class DetrMaskHead(GradientCheckpointingLayer):
         if real is not None:
             return self.activation(group_norm(hidden, norm, real)) * real
         # Torch's own, channels last on a CPU, is off by some 1e-4 of the result, more or less by how many run at once.
-        own = hidden.device.type == "cpu" and is_plain(norm, nn.GroupNorm) and not has_global_hooks()
+        own = hidden.device.type == "cpu" and (
+            torch.compiler.is_compiling() or (is_plain(norm, nn.GroupNorm) and not has_global_hooks())
+        )
         return self.activation(group_norm(hidden, norm) if own else norm(hidden))
 
 
