@@ -230,7 +230,7 @@ def test_without_a_name_the_validation_split_or_the_only_one_is_taken(model, tmp
 def test_wrong_calls_are_refused(model, scenes, tmp_path):
     data = ("--data", scenes / "annotations.json")
     assert "give either --model or --predictions" in run(*data).output
-    assert "need a folder" in run(*data, "--model", model).output
+    assert "needs a folder" in run(*data, "--model", model).output
     missing = run(*data, "--model", tmp_path / "nowhere", "--output", tmp_path / "out")
     assert missing.exit_code == 1
     assert "no such folder" in missing.output

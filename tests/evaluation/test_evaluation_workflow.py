@@ -150,7 +150,7 @@ def test_a_limit_and_a_device_are_kept(folder, scenes):
         ({}, "either a model or predictions"),
         ({"model": "m", "predictions": "p"}, "either a model or predictions"),
         ({"model": "m", "max_detections": 10}, "above 10"),
-        ({"model": "m", "precision": "int8"}, "name a backend"),
+        ({"model": "m", "precision": "int8"}, "precision needs a backend"),
         ({"model": scene_detector()[0], "device": "cpu"}, "device: only for a model given by name"),
         ({"model": scene_detector()[0]}, "give image_processor"),
     ],

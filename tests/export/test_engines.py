@@ -62,7 +62,10 @@ def test_a_provider_without_a_device_is_refused(exported, monkeypatch):
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(DeviceError, match="finds none"):
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(DeviceError, match="finds no such device"),
+    ):
         open_exported(exported, "onnx", device="cuda:0")
 
 

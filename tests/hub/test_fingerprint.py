@@ -56,7 +56,7 @@ def test_numbers_are_a_sample_of_the_outputs(folder, numbers):
     model, processor = load_for_fingerprint(folder)
     inputs = processor(synthetic_image(), do_resize=False, return_tensors="pt")
     assert inputs.pixel_values.shape == (1, 3, 192, 256)
-    with torch.no_grad():
+    with torch.inference_mode():
         boxes = model(**inputs).pred_boxes
     assert numbers["pred_boxes"] == {"shape": [1, 12, 4], "values": pytest.approx(boxes.flatten().tolist())}
     assert numbers["logits"]["shape"] == [1, 12, 4]

@@ -325,9 +325,15 @@ def test_a_backbone_gives_the_same_features(backbone, blocks, calls):
     assert any(not added for _, added in calls)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
-    ("backbone", "learning"), [(backbone_of, ""), (backbone_of, "downsample"), (native, ""), (native, "shortcut")]
+    ("backbone", "learning", "dtype", "tolerance"),
+    [
+        (backbone_of, "", torch.float64, 1e-12),
+        (native, "", torch.float64, 1e-12),
+        # In float32 a pooling or ReLU may decide otherwise between nearly equal values: parts that none follows.
+        (backbone_of, "downsample", torch.float32, 1e-5),
+        (native, "shortcut", torch.float32, 1e-5),
+    ],
 )
 def test_gradients_are_those_of_the_backbone(backbone, learning, dtype, tolerance, calls):
     backbone, pixels, gradients = backbone().to(dtype), images().to(dtype), []

@@ -293,8 +293,16 @@ def check(models, backbone, kind, change, with_stock, **options):
     return unchanged, changed
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backbone", BACKBONES)
+SAMPLE = [("timm", "detection"), ("native", "segmentation"), ("mobilenet", "detection")]
+"""Cells of the default run; the slow tests take all."""
+CELLS = [
+    pytest.param(backbone, kind, marks=() if (backbone, kind) in SAMPLE else pytest.mark.slow)
+    for backbone in BACKBONES
+    for kind in KINDS
+]
+
+
+@pytest.mark.parametrize(("backbone", "kind"), CELLS)
 @pytest.mark.parametrize("change", CHEAP, ids=lambda change: change.__name__)
 @pytest.mark.current_stock
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
@@ -320,7 +328,7 @@ def cells(backbones, kinds):
 
 
 @pytest.mark.parametrize(("backbone", "kind"), cells(["timm"], ["detection"]))
-@pytest.mark.parametrize("change", COSTLY, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", [traced, exported], ids=lambda change: change.__name__)
 def test_graphs(models, backbone, kind, change, tmp_path_factory):
     options = {"tmp_path_factory": tmp_path_factory} if "onnx" in change.__name__ else {}
     unchanged, changed = check(models, backbone, kind, change, with_stock=False, **options)

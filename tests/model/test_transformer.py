@@ -14,7 +14,7 @@ WIDTH, HEADS = 16, 4
 
 
 def config(implementation="eager"):
-    return SimpleNamespace(_attn_implementation=implementation)
+    return SimpleNamespace(_attn_implementation=implementation, fast_paths=True)
 
 
 def copy_attention(ours, torchs):

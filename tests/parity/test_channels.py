@@ -317,7 +317,11 @@ def test_a_wrong_image_has_an_error_of_its_own(tmp_path):
     assert str(second) == f"{wrong}: has 3 channels (mode RGB), expected 4 (RGBA): it has no alpha"
 
 
-@pytest.mark.parametrize("dataset", [1, 4, 5], indirect=True)  # three: the tests of training and export
+@pytest.mark.parametrize(
+    "dataset",
+    [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)],
+    indirect=True,
+)  # three: the tests of training and export
 def test_train_evaluate_and_export(dataset, tmp_path):
     channels, data = dataset
     assert not [finding for finding in check_dataset(data).findings if finding.code.startswith("image")]
