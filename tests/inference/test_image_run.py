@@ -68,3 +68,6 @@ def test_every_task_of_a_segmenter(photos, tmp_path, task):
     assert {"panoptic": "panoptic.json", "instance": "coco_results.json", "semantic": "semantic"}[task] in {
         path.name for path in tmp_path.iterdir()
     }
+    other = Segmenter(segmenter.model, segmenter.image_processor, task="semantic" if task != "semantic" else "panoptic")
+    with pytest.raises(PredictionsError, match=f"task was '{task}'"):
+        predict_to_folder(other, str(photos / "a.png"), tmp_path, resume=True)

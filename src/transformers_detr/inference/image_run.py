@@ -79,13 +79,12 @@ def predict_to_folder(
         OSError: The disk is full or a file cannot be written. The run can be resumed.
     """
     folder, given = Path(folder), [inputs] if isinstance(inputs, (str, Path)) else inputs
-    output_format = format_of(predictor.task if isinstance(predictor, Segmenter) else None)
+    task = predictor.task if isinstance(predictor, Segmenter) else None
+    output_format = format_of(task)
     own = [folder / name for name in (ANNOTATED, *output_format.folders)]
     sources = gather_sources([str(one) for one in given], recursive, leave_out=own)
-    model = predictor.model
-    settings = run_settings(
-        str(model.config._name_or_path), None, str(model.dtype), threshold, batch_size, images=save_images
-    )
+    name, dtype = predictor.model.config._name_or_path, str(predictor.model.dtype)
+    settings = run_settings(name, None, dtype, threshold, batch_size, task=task, images=save_images)
     locations = [source.location for source in sources]
     run = PredictionWriter(folder, settings, locations, resume=resume, overwrite=overwrite)
     return complete_run(
