@@ -80,6 +80,7 @@ def _mask_head() -> list[Row]:
 DETECTION_BLOCKS: tuple[list[Row], ...] = (
     _encoder_layer(),
     _decoder_layer(),
+    _affine("transformer.encoder.norm", "model.encoder.layernorm"),  # pre-norm only
     _affine("transformer.decoder.norm", "model.decoder.layernorm"),
     _affine("class_embed", "class_labels_classifier"),
     _affine("bbox_embed.layers.*", "bbox_predictor.layers.*"),

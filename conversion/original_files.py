@@ -34,11 +34,17 @@ def fetch(checkpoint: Checkpoint) -> Path:
         checkpoint: Which one.
 
     Returns:
-        The file, its content checked against the hash in its name.
+        The file, its content checked against the hash in its name, if it has one.
 
     Raises:
-        ConversionError: If the site cannot be reached or the content is not the published file.
+        ConversionError: If the project has no lasting address, the site cannot be reached or the content is not the
+            published file.
     """
+    if checkpoint.url is None:
+        raise ConversionError(
+            f"{checkpoint.name}: cannot be downloaded from here; download {checkpoint.file_name} as"
+            f" {checkpoint.project.page} says and give it with --checkpoint"
+        )
     path = Path(torch.hub.get_dir()) / "checkpoints" / checkpoint.file_name
     if not path.exists():
         download(checkpoint.url, path, checkpoint.sha256_head)
@@ -49,7 +55,7 @@ def fetch(checkpoint: Checkpoint) -> Path:
     return path
 
 
-def download(url: str, path: Path, sha256_head: str) -> None:
+def download(url: str, path: Path, sha256_head: str | None) -> None:
     """Download a file next to its place and move it there once its content has been checked.
 
     An interrupted download is continued by the next call.
@@ -57,7 +63,7 @@ def download(url: str, path: Path, sha256_head: str) -> None:
     Args:
         url: What to download.
         path: Where it shall be.
-        sha256_head: How the sha256 of its content must begin, in hex.
+        sha256_head: How the sha256 of its content must begin, in hex; None if it is not known.
 
     Raises:
         ConversionError: If the download fails, is truncated or has another content.
@@ -147,7 +153,9 @@ def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
 
-def _has_hash(path: Path, sha256_head: str) -> bool:
+def _has_hash(path: Path, sha256_head: str | None) -> bool:
+    if sha256_head is None:
+        return True
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(sha256_head)
 

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from original_files import ConversionError
 from transformers_detr.hub.fingerprint import TOLERANCES
-from transformers_detr.hub.published_checkpoints import Checkpoint
+from transformers_detr.hub.published_checkpoints import DETR, Checkpoint
 
 REPOSITORY = "facebookresearch/detr"
 _ORIGINAL_NAMES = {"logits": "pred_logits", "pred_boxes": "pred_boxes", "pred_masks": "pred_masks"}
@@ -33,6 +33,8 @@ def verify(checkpoint: Checkpoint, weights: dict[str, Tensor], model: nn.Module)
     Raises:
         ConversionError: If the original's code cannot be had, or a difference is too large.
     """
+    if checkpoint.project is not DETR:
+        raise ConversionError(f"{checkpoint.name}: torch.hub has no code of {checkpoint.project.name} to compare with")
     try:
         original = torch.hub.load(
             REPOSITORY,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult
 
 from transformers_detr.hub.model_card import render_card
-from transformers_detr.hub.published_checkpoints import KNOWN_DETECTIONS_39769, PAPER, TABLE_5, Checkpoint, Source
+from transformers_detr.hub.published_checkpoints import DETR, KNOWN_DETECTIONS_39769, PAPER, TABLE_5, Checkpoint, Source
 
 WIDGET_IMAGES = {
     "Savanna": "https://huggingface.co/datasets/mishig/sample_images/resolve/main/savanna.jpg",
@@ -28,29 +28,36 @@ class Score(NamedTuple):
 def published_card(checkpoint: Checkpoint, repository: str | None = None, custom_code: bool = False) -> str:
     """Return the card of a published checkpoint.
 
+    Its snippets for tables take the user's own image of a page.
+
     Args:
         checkpoint: Checkpoint.
         repository: Hub id of the card's repository, by default the published one.
         custom_code: The repository contains the files of `model/`.
     """
     task = "image-segmentation" if checkpoint.segmentation else "object-detection"
+    project, finds_tables = checkpoint.project, bool(checkpoint.class_names)
     metadata = {
-        "license": "apache-2.0",
+        "license": project.license,
         "pipeline_tag": task,
-        "datasets": ["coco"],
-        "tags": ["detr", "vision", task],
-        "widget": [{"src": address, "example_title": title} for title, address in WIDGET_IMAGES.items()],
+        "datasets": ["bsmock/pubtables-1m" if finds_tables else "coco"],
+        "tags": [project.model_type, "vision", task],
+        "widget": None
+        if finds_tables
+        else [{"src": address, "example_title": title} for title, address in WIDGET_IMAGES.items()],
         "model_name": checkpoint.name,
-        "eval_results": [_eval_result(score) for score in scores(checkpoint)],
+        "eval_results": [_eval_result(score, checkpoint) for score in scores(checkpoint)] or None,
     }
     return render_card(
-        "published_card.md.jinja",
+        "published_card.md.jinja" if project is DETR else "pre_norm_card.md.jinja",
         metadata,
         [Path(__file__).parent],
         title=checkpoint.name,
         task=task,
-        repository=repository or checkpoint.hub_id,
+        repository=repository or checkpoint.hub_id or checkpoint.name,
+        **({"photo": "page.png"} if finds_tables else {}),
         custom_code=custom_code,
+        stock_can_resize="shortest_edge" in checkpoint.size,
         checkpoint=checkpoint,
         classes=len(checkpoint.thing_names) + len(checkpoint.stuff_names),
         paper=PAPER,
@@ -79,14 +86,14 @@ def scores(checkpoint: Checkpoint) -> list[Score]:
     ]
 
 
-def _eval_result(score: Score) -> EvalResult:
+def _eval_result(score: Score, checkpoint: Checkpoint) -> EvalResult:
     task = "object-detection" if score.metric.startswith("box") else "image-segmentation"
     return EvalResult(
         task_type=task,
         task_name=task.replace("-", " ").capitalize(),
-        dataset_type="coco",
-        dataset_name="COCO 2017",
-        dataset_split="validation",
+        dataset_type="pubtables-1m" if checkpoint.class_names else "coco",
+        dataset_name=checkpoint.project.data,
+        dataset_split="test" if checkpoint.class_names else "validation",
         metric_type=score.metric.lower().replace(" ", "_"),
         metric_name=score.metric,
         metric_value=score.value,

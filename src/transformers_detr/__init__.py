@@ -24,6 +24,9 @@ _HOMES = {
     "DetrTrainingArguments": "training.arguments",
     "Segmenter": "inference.detector",
     "Segments": "inference.segments",
+    "TableTransformerConfig": "model.configuration_detr",
+    "TableTransformerForObjectDetection": "model.modeling_table_transformer_detr",
+    "TableTransformerModel": "model.modeling_table_transformer_detr",
     "check_dataset": "data.check_workflow",
     "evaluate": "evaluation.evaluation_workflow",
     "explain": "explanation.explanation",
@@ -46,6 +49,9 @@ __all__ = [
     "DetrTrainingArguments",
     "Segmenter",
     "Segments",
+    "TableTransformerConfig",
+    "TableTransformerForObjectDetection",
+    "TableTransformerModel",
     "check_dataset",
     "evaluate",
     "explain",
@@ -66,10 +72,14 @@ if TYPE_CHECKING:
     from transformers_detr.inference.detector import Detector, Segmenter
     from transformers_detr.inference.image_run import predict_to_folder
     from transformers_detr.inference.segments import Segments
-    from transformers_detr.model.configuration_detr import DetrConfig
+    from transformers_detr.model.configuration_detr import DetrConfig, TableTransformerConfig
     from transformers_detr.model.image_processing_detr import DetrImageProcessor
     from transformers_detr.model.modeling_detr import DetrForObjectDetection, DetrModel
     from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
+    from transformers_detr.model.modeling_table_transformer_detr import (
+        TableTransformerForObjectDetection,
+        TableTransformerModel,
+    )
     from transformers_detr.training.arguments import DetrTrainingArguments
     from transformers_detr.training.trainer import DetrTrainer
     from transformers_detr.training.training_workflow import train

@@ -15,10 +15,22 @@ from tiny_detr import NATIVE_BACKBONE, randomize_norms, tiny_config
 from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
-from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
+from transformers_detr import (
+    DetrConfig,
+    DetrForObjectDetection,
+    DetrForSegmentation,
+    DetrImageProcessor,
+    TableTransformerForObjectDetection,
+)
 from transformers_detr.hub.custom_code import CODE_FILES, add_custom_code
 
-ENTRIES = ("configuration_detr", "modeling_detr", "modeling_segmentation_detr", "image_processing_detr")
+ENTRIES = (
+    "configuration_detr",
+    "modeling_detr",
+    "modeling_segmentation_detr",
+    "modeling_table_transformer_detr",
+    "image_processing_detr",
+)
 REQUIRED = {"numpy", "PIL", "safetensors", "torch", "transformers"}
 TOLERANCES = {
     "logits": {"rtol": 1e-5, "atol": 1e-4},
@@ -30,7 +42,7 @@ SIZE = (64, 96)  # of the image, height and width: the processor leaves it as it
 
 def make(folder, model_class, **config):
     torch.manual_seed(0)
-    model = model_class(tiny_config(**config)).eval()
+    model = model_class(tiny_config(model_class.config_class, **config)).eval()
     randomize_norms(model)
     with torch.no_grad():  # predictions that are sure, and differ from query to query
         for name, parameter in model.named_parameters():
@@ -104,7 +116,8 @@ def check(found, folder, model_class, image_file):
     custom, stock = found[f"{folder.name}/custom"], found[f"{folder.name}/stock"]
     assert custom["model"].startswith("transformers_modules.")
     assert custom["processor"].startswith("transformers_modules.")
-    assert stock["model"].startswith("transformers.models.detr.")
+    home = model_class.config_class.model_type.replace("-", "_")
+    assert stock["model"].startswith(f"transformers.models.{home}.")
     assert stock["processor"].startswith("transformers.models.detr.")
     for name, values in custom["outputs"].items():
         assert torch.equal(torch.tensor(values), outputs[name].flatten()), name
@@ -131,9 +144,11 @@ def test_loads_where_this_package_is_not_installed(clean_process, tmp_path, imag
 @pytest.mark.usefixtures("one_thread")
 def test_a_native_backbone_needs_no_timm(clean_process, tmp_path, image_file):
     native = make(tmp_path / "native", DetrForObjectDetection, backbone_config=NATIVE_BACKBONE)
-    found = clean_process(["transformers_detr", "timm", "scipy"], native)
+    tables = make(tmp_path / "tables", TableTransformerForObjectDetection, backbone_config=NATIVE_BACKBONE)
+    found = clean_process(["transformers_detr", "timm", "scipy"], native, tables)
     assert found["imported"] == []
     check(found, native, DetrForObjectDetection, image_file)
+    check(found, tables, TableTransformerForObjectDetection, image_file)
 
 
 def test_registering_classes_writes_the_same(tmp_path, monkeypatch):

@@ -24,10 +24,11 @@ FLOORS = [
     " processor_arguments transformer",
     "loss image_processing outputs pretrained",
     "modeling",
-    "modeling_segmentation",
+    "modeling_segmentation modeling_table_transformer",
     # What several parts need
     "atomic_io backends.registry prefetch"
     " explanation.attention hub.bundled_model hub.published_checkpoints visualization",
+    "hub.architectures",
     "hub.loading",
     "backends",
     "inference",

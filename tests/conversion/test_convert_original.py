@@ -9,8 +9,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from convert_original import config_of, convert, main, reverse
+from convert_original import config_from_weights, config_of, convert, main, reverse
+from key_map import to_original
 from original_files import ConversionError, read, write
+from transformers_detr.hub.architectures import FAMILIES
 from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 from transformers_detr.model.configuration_detr import DetrConfig
 
@@ -28,13 +30,11 @@ TINY = {
 }
 
 
-def made_up_weights(seed=0, **changes):
+def made_up_weights(seed=0, model_type="detr", **changes):
     """Original weights of a tiny model, without reference data."""
-    from key_map import to_original
-    from transformers_detr.model.modeling_detr import DetrForObjectDetection
-
+    family = FAMILIES[model_type]
     torch.manual_seed(seed)
-    return to_original(DetrForObjectDetection(DetrConfig(**{**TINY, **changes})).state_dict())
+    return to_original(family.detector(family.config(**{**TINY, **changes})).state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -332,3 +332,114 @@ def test_wrong_arguments_are_refused(capsys):
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
 def test_published_checkpoints_convert_and_agree_with_the_originals_code(name, tmp_path):
     assert main([name, "--output", str(tmp_path / name), "--verify"]) == 0
+
+
+PRE_NORM = {
+    "tiny": {},
+    "another backbone, fewer classes": {"backbone": "resnet34", "num_labels": 3},
+    "deep, uneven, learned": {
+        "backbone": "resnet50",
+        "encoder_layers": 3,
+        "decoder_layers": 1,
+        "decoder_ffn_dim": 48,
+        "num_queries": 7,
+        "num_labels": 9,
+        "position_embedding_type": "learned",
+    },
+}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("case", PRE_NORM)
+def test_checkpoints_without_a_published_name_convert_and_come_back(model_type, case, tmp_path, capsys):
+    """The architecture is read off the weights, whatever backbone, classes and sizes they have."""
+    changes = PRE_NORM[case]
+    weights = made_up_weights(model_type=model_type, **changes)
+    original, back, folder = tmp_path / "a" / "x.pth", tmp_path / "b" / "x.pth", tmp_path / "folder"
+    write(weights, original)
+    names = [f"class {slot}" for slot in range(changes.get("num_labels", 5))]
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
+    arguments = ["--checkpoint", str(original), "--output", str(folder), "--heads", "4"]
+    assert main([*arguments, "--class-names", str(tmp_path / "names.txt")]) == 0
+    assert model_type in capsys.readouterr().out
+    assert main(["--checkpoint", str(folder), "--output", str(back), "--reverse"]) == 0
+    assert back.read_bytes() == original.read_bytes()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == model_type
+    assert config["architectures"] == [FAMILIES[model_type].detector.__name__]
+    assert list(config["id2label"].values()) == names
+    found = config_from_weights(weights, num_heads=4)
+    for name, value in (TINY | changes).items():
+        assert getattr(found, name) == value, name
+
+
+@pytest.mark.parametrize("variant", ["detr-tiny-prenorm", "tatr-detection"])
+def test_golden_predictions_of_pre_norm_survive_conversion(
+    variant, tmp_path, golden_state_dict, golden_tensors, golden_path
+):
+    """By command, with the architecture read off the weights."""
+    from PIL import Image
+
+    from transformers_detr import DetrImageProcessor, TableTransformerForObjectDetection
+
+    torch.save({"model": golden_state_dict(variant)}, tmp_path / "x.pth")
+    heads = "4" if "tiny" in variant else "8"
+    arguments = ["--checkpoint", str(tmp_path / "x.pth"), "--output", str(tmp_path / "folder"), "--heads", heads]
+    assert main(arguments) == 0
+    model = TableTransformerForObjectDetection.from_pretrained(tmp_path / "folder").eval()
+    golden = golden_tensors(f"{variant}.outputs.safetensors")
+    images = [Image.open(golden_path("inputs", f"{name}.png")) for name in "AB"]
+    inputs = DetrImageProcessor(do_resize=False)(images, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    assert (outputs.logits - golden["AB/pred_logits"]).abs().max() < 1e-3
+    assert (outputs.pred_boxes - golden["AB/pred_boxes"]).abs().max() < 5e-5
+
+
+def test_the_published_table_transformer_converts_by_name(tmp_path, golden_state_dict):
+    torch.save({"model": golden_state_dict("tatr-detection")}, tmp_path / "x.pth")
+    folder, back = tmp_path / "folder", tmp_path / "back.pth"
+    name = "table-transformer-detection"
+    assert main([name, "--checkpoint", str(tmp_path / "x.pth"), "--output", str(folder)]) == 0
+    assert main([name, "--checkpoint", str(folder), "--output", str(back), "--reverse"]) == 0
+    again = read(back)
+    assert all(
+        torch.equal(bits(again[key]), bits(tensor)) for key, tensor in golden_state_dict("tatr-detection").items()
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {"0": "table", "1": "table rotated"}
+    assert config["num_queries"] == 15
+    assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {
+        "shortest_edge": 800,
+        "longest_edge": 800,
+    }
+
+
+def test_class_slots_of_pascal_voc_get_its_names():
+    checkpoint = CHECKPOINTS["up-detr-resnet-50"]
+    assert config_of(checkpoint, {"class_embed.bias": torch.zeros(92)}).id2label[1] == "person"
+    voc = config_of(checkpoint, {"class_embed.bias": torch.zeros(22)})
+    assert (voc.num_labels, voc.id2label[1], voc.id2label[20]) == (21, "aeroplane", "tvmonitor")
+    assert voc.model_type == "table-transformer"
+
+
+def test_what_cannot_be_read_off_weights_is_refused(weights, tmp_path, capsys):
+    write(weights, tmp_path / "x.pth")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    arguments = ["--checkpoint", str(tmp_path / "x.pth"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--class-names", str(tmp_path / "names.txt")]) == 1
+    assert "the weights have 5 class slots, but 2 names were given" in capsys.readouterr().err
+    with pytest.raises(ConversionError, match=r"query_embed\.weight is missing"):
+        config_from_weights({"class_embed.bias": torch.zeros(3)})
+    odd = weights | {"backbone.0.body.layer1.5.conv1.weight": torch.zeros(1)}
+    with pytest.raises(ConversionError, match="no ResNet has stages of 3, 2, 2, 2 blocks"):
+        config_from_weights(odd)
+    for wrong in (["--output", "x"], ["--output", "x", "--checkpoint", "y", "--verify"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    with pytest.raises(SystemExit):
+        main(["detr-resnet-50", "--output", "x", "--dilation"])
+    assert main(["up-detr-resnet-50", "--output", str(tmp_path / "out")]) == 1
+    assert "up-detr-coco-fine-tuned-300ep.pth" in capsys.readouterr().err
+    assert main(["up-detr-resnet-50", "--output", str(tmp_path / "out.pth"), "--reverse"]) == 1
+    assert "--checkpoint" in capsys.readouterr().err

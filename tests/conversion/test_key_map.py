@@ -77,7 +77,7 @@ def test_layers_are_ordered_by_number_not_by_spelling():
 @pytest.mark.parametrize(
     "name",
     [
-        "transformer.encoder.norm.weight",
+        "transformer.encoder.norms.weight",
         "backbone.0.body.fc.weight",
         "query_embed",
         "detr.mask_head.lay1.weight",
@@ -89,8 +89,8 @@ def test_unknown_original_names_are_refused_by_name(name):
 
 
 def test_unknown_and_missing_stored_names_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"model\.encoder\.layernorm\.weight"):
-        to_original({"model.encoder.layernorm.weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"model\.encoder\.norm\.weight"):
+        to_original({"model.encoder.norm.weight": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"missing weights: .*v_proj\.bias"):
         to_original({f"model.encoder.layers.0.self_attn.{x}_proj.bias": torch.zeros(3) for x in "qk"})
 

@@ -44,7 +44,7 @@ MIGRATED = {
 
 def test_there_are_guides():
     assert {page.stem for page in PAGES} >= {"detect", "fine-tune", "evaluate", "export", "serve", "publish", "convert"}
-    assert {page.stem for page in PAGES} >= {"scale-out", "migrate", "index"}
+    assert {page.stem for page in PAGES} >= {"scale-out", "migrate", "index", "tables"}
     assert len(COMMANDS) > 20
 
 

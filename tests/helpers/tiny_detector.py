@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
+from transformers_detr import DetrForObjectDetection, DetrImageProcessor
 from transformers_detr.inference.detector import Detector
 
 NAMES = {0: "cat", 1: "Möwe", 2: "椅子"}
 
 
-def tiny_detector(**config: Any) -> Detector:
+def tiny_detector(kind: type[DetrForObjectDetection] = DetrForObjectDetection, **config: Any) -> Detector:
     torch.manual_seed(0)
     values: dict[str, Any] = {
         "backbone": "resnet18",
@@ -26,7 +26,7 @@ def tiny_detector(**config: Any) -> Detector:
         "id2label": NAMES,
         "label2id": {name: label for label, name in NAMES.items()},
     }
-    model = DetrForObjectDetection(DetrConfig(**{**values, **config}))
+    model = kind(kind.config_class(**{**values, **config}))
     with torch.no_grad():
         model.class_labels_classifier.weight *= 30
         model.class_labels_classifier.bias[-1] -= 4

@@ -19,8 +19,8 @@ NATIVE_BACKBONE = {
 }
 
 
-def tiny_config(**changes: Any) -> DetrConfig:
-    """A small configuration; keyword arguments replace its fields."""
+def tiny_config(kind: type[DetrConfig] = DetrConfig, **changes: Any) -> DetrConfig:
+    """A small configuration of a class; keyword arguments replace its fields."""
     fields: dict[str, Any] = {
         "num_labels": 5,
         "num_queries": 10,
@@ -34,7 +34,7 @@ def tiny_config(**changes: Any) -> DetrConfig:
     }
     if "backbone_config" not in changes:
         fields["backbone"] = "resnet18"
-    return DetrConfig(**fields | changes)
+    return kind(**fields | changes)
 
 
 @torch.no_grad()

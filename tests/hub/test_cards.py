@@ -2,22 +2,35 @@
 
 import io
 import re
+import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from local_hub.process import HubProcess
+from local_hub.server import HubServer
 from local_hub.steps import run_snippet, validate_card
 from PIL import Image
 from tiny_detector import tiny_detector
 from tiny_detr import randomize_norms, tiny_config
 
+from convert_original import config_of
 from published_card import published_card
-from transformers_detr import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
+from transformers_detr import DetrForSegmentation, DetrImageProcessor, TableTransformerForObjectDetection
 from transformers_detr.hub import bundled_model
+from transformers_detr.hub.architectures import FAMILIES, read_config
 from transformers_detr.hub.custom_code import add_custom_code
 from transformers_detr.hub.model_card import EXAMPLE_IMAGE, model_card
-from transformers_detr.hub.published_checkpoints import CHECKPOINTS, COCO_NAMES, KNOWN_DETECTIONS_39769, NEVER_RELEASED
+from transformers_detr.hub.published_checkpoints import (
+    CHECKPOINTS,
+    COCO_NAMES,
+    DETR,
+    KNOWN_DETECTIONS_39769,
+    NEVER_RELEASED,
+    PublishedScores,
+)
 
 EVERY_CHECKPOINT = pytest.mark.parametrize("checkpoint", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
 FIELDS = {  # type in the metadata → field of PublishedScores
@@ -53,6 +66,10 @@ def test_the_committed_card_is_the_rendered_one(cards, checkpoint):
 @EVERY_CHECKPOINT
 def test_every_number_is_the_published_one(cards, checkpoint):
     card = cards[checkpoint.name]
+    if checkpoint.published == PublishedScores():
+        assert "published no AP" in card
+        assert "model-index" not in metadata(card)
+        return
     (index,) = metadata(card)["model-index"]
     found = {metric["type"]: metric["value"] for result in index["results"] for metric in result["metrics"]}
     published = {
@@ -71,7 +88,7 @@ def test_every_number_is_the_published_one(cards, checkpoint):
 
 @EVERY_CHECKPOINT
 def test_every_number_has_its_source(cards, checkpoint):
-    (index,) = metadata(cards[checkpoint.name])["model-index"]
+    (index,) = metadata(cards[checkpoint.name]).get("model-index", [{"results": []}])
     for result in index["results"]:
         assert result["source"]["url"] in ("https://arxiv.org/abs/2005.12872", checkpoint.box_source.url)
         assert result["source"]["name"]
@@ -79,16 +96,18 @@ def test_every_number_has_its_source(cards, checkpoint):
 
 @EVERY_CHECKPOINT
 def test_facts_about_the_architecture_are_those_of_the_model(cards, checkpoint):
-    model_class = DetrForSegmentation if checkpoint.segmentation else DetrForObjectDetection
-    config = DetrConfig(backbone=checkpoint.backbone, dilation=checkpoint.dilation, num_labels=len(checkpoint.id2label))
+    family = FAMILIES[checkpoint.project.model_type]
+    model_class = family.segmenter if checkpoint.segmentation else family.detector
+    config = config_of(checkpoint)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in model_class(config).parameters())
     assert parameters == checkpoint.parameters
     assert f"{parameters:,} parameters" in cards[checkpoint.name]
-    assert config.num_queries == 100
-    assert metadata(cards[checkpoint.name])["pipeline_tag"] == (
-        "image-segmentation" if checkpoint.segmentation else "object-detection"
-    )
+    assert f"{config.num_queries} queries" in cards[checkpoint.name] or config.num_queries == 100
+    card = metadata(cards[checkpoint.name])
+    assert card["pipeline_tag"] == ("image-segmentation" if checkpoint.segmentation else "object-detection")
+    assert card["license"] == checkpoint.project.license
+    assert card["tags"][0] == checkpoint.project.model_type
 
 
 def test_classes_that_occur_are_those_of_coco(shared_path):
@@ -115,7 +134,7 @@ def test_known_detections_stand_where_they_belong(cards):
 def test_the_hub_takes_the_metadata(hub, cards, checkpoint):
     hub.call(validate_card, cards[checkpoint.name])
     with pytest.raises(ValueError, match="license"):
-        hub.call(validate_card, cards[checkpoint.name].replace("apache-2.0", "apache-3.0"))
+        hub.call(validate_card, re.sub("^license: .*$", "license: x-1", cards[checkpoint.name], flags=re.MULTILINE))
 
 
 @pytest.mark.current_stock
@@ -130,7 +149,7 @@ def test_the_hub_takes_the_metadata_of_the_model_in_the_box(hub, repository):
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    """Folders of two small models with the class slots of the published ones, by whether they have masks."""
+    """Folders of small models with the class slots of the published ones, by whether they have masks or find tables."""
     folder = tmp_path_factory.mktemp("stand_ins")
     detection = CHECKPOINTS["detr-resnet-50"]
     labels = {"id2label": detection.id2label, "label2id": {name: i for i, name in detection.id2label.items()}}
@@ -143,11 +162,23 @@ def stand_ins(tmp_path_factory):
     segmenter = DetrForSegmentation(config).eval()
     randomize_norms(segmenter)
     segmenter.detr.class_labels_classifier.bias.data[17] += 9
-    for name, model in (("detector", detector.model), ("segmenter", segmenter)):
+    tables = tiny_detector(TableTransformerForObjectDetection, **labels).model
+    tables.class_labels_classifier.bias.data[:-1] += torch.linspace(0, 30, 91)
+    for name, model in (("detector", detector.model), ("segmenter", segmenter), ("tables", tables)):
+        size = {"longest_edge": 160} if name == "tables" else {"shortest_edge": 96, "longest_edge": 160}
         model.save_pretrained(folder / name)
-        DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160}).save_pretrained(folder / name)
+        DetrImageProcessor(size=size).save_pretrained(folder / name)
         add_custom_code(folder / name)
-    return {False: folder / "detector", True: folder / "segmenter"}
+    (folder / "up-detr").mkdir()
+    for path in (folder / "tables").iterdir():
+        shutil.copy(path, folder / "up-detr")
+    DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160}).save_pretrained(folder / "up-detr")
+    return {
+        False: folder / "detector",
+        True: folder / "segmenter",
+        "tables": folder / "tables",
+        "up": folder / "up-detr",
+    }
 
 
 @pytest.fixture
@@ -159,16 +190,39 @@ def photo(hub):
     hub.server.images[EXAMPLE_IMAGE] = encoded.getvalue()
 
 
+@pytest.fixture(scope="module")
+def changed_hub(tmp_path_factory):
+    """A server and a process in which `use_for_auto` may be called."""
+    server = HubServer()
+    process = HubProcess(server, tmp_path_factory.mktemp("hf_home"))
+    yield process
+    process.close()
+    server.close()
+
+
 @pytest.mark.usefixtures("photo")
 @EVERY_CHECKPOINT
-def test_snippets_run_as_they_stand(hub, stand_ins, cards, checkpoint):
-    hub.server.add(checkpoint.hub_id, stand_ins[checkpoint.segmentation])
-    codes = snippets(cards[checkpoint.name])
+def test_snippets_run_as_they_stand(hub, changed_hub, stand_ins, cards, checkpoint, tmp_path):
+    resizes_in_stock = "shortest_edge" in checkpoint.size
+    kind = checkpoint.segmentation
+    if checkpoint.project is not DETR:
+        kind = "up" if resizes_in_stock else "tables"
+    hub = hub if resizes_in_stock else changed_hub
+    repository = checkpoint.hub_id or f"an-org/{checkpoint.name}"
+    hub.server.add(repository, stand_ins[kind])
+    card = cards[checkpoint.name] if checkpoint.hub_id else published_card(checkpoint, repository)
+    codes = snippets(card)
     assert len(codes) == 2
     for code in codes:
-        assert f'"{checkpoint.hub_id}"' in code
+        assert f'"{repository}"' in code
+        if checkpoint.class_names:  # an image of the user's own
+            assert '"page.png"' in code
+            Image.fromarray(np.full((120, 90, 3), 200, np.uint8)).save(tmp_path / "page.png")
+            code = code.replace("page.png", str(tmp_path / "page.png"))
         printed = hub.call(run_snippet, code)
         assert printed.strip(), f"nothing was found by\n{code}"
+    if checkpoint.class_names:
+        return
     assert f"GET {EXAMPLE_IMAGE[len('http://images.cocodataset.org') :]}" in hub.server.requests
 
 
@@ -187,10 +241,13 @@ def test_snippets_of_a_copy_with_custom_code_run(hub, stand_ins, name):
 
 
 @pytest.mark.usefixtures("photo")
-@pytest.mark.parametrize("segments", [False, True])
-def test_snippets_of_ones_own_card_run(hub, stand_ins, segments):
-    folder = stand_ins[segments]
-    codes = snippets(model_card(DetrConfig.from_pretrained(folder), "an-org/own", custom_code=True))
+@pytest.mark.parametrize("kind", [False, True, "up", "tables"])
+def test_snippets_of_ones_own_card_run(hub, changed_hub, stand_ins, kind):
+    folder = stand_ins[kind]
+    if kind == "tables":
+        changed_hub.server.images |= hub.server.images
+        hub = changed_hub
+    codes = snippets(model_card(read_config(folder), "an-org/own", custom_code=True, stock_can_resize=kind != "tables"))
     hub.server.add("an-org/own", folder)
     assert len(codes) == 3
     for code in codes:

@@ -12,7 +12,9 @@ from transformers_detr.hub.published_checkpoints import (
     COCO_NAMES,
     COCO_PANOPTIC_NAMES,
     COCO_STUFF_IDS,
+    DETR,
     KNOWN_DETECTIONS_39769,
+    TABLE_TRANSFORMER,
 )
 
 
@@ -33,7 +35,11 @@ def test_names_of_panoptic_slots_are_those_of_coco(shared_path):
     assert named == {category["id"] for category in categories if not category["isthing"]}
 
 
-@pytest.mark.parametrize("checkpoint", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
+DETRS = [checkpoint for checkpoint in CHECKPOINTS.values() if checkpoint.project is DETR]
+TABLES = [checkpoint for checkpoint in CHECKPOINTS.values() if checkpoint.project is TABLE_TRANSFORMER]
+
+
+@pytest.mark.parametrize("checkpoint", DETRS, ids=lambda checkpoint: checkpoint.name)
 def test_facts_agree_with_each_other(checkpoint):
     name = checkpoint.name
     assert checkpoint.hub_id == f"facebook/{name}"
@@ -50,7 +56,7 @@ def test_facts_agree_with_each_other(checkpoint):
 
 
 def test_all_seven_are_here_under_the_names_of_torch_hub():
-    assert [checkpoint.torch_hub_entry for checkpoint in CHECKPOINTS.values()] == [
+    assert [checkpoint.torch_hub_entry for checkpoint in DETRS] == [
         "detr_resnet50",
         "detr_resnet50_dc5",
         "detr_resnet101",
@@ -61,9 +67,33 @@ def test_all_seven_are_here_under_the_names_of_torch_hub():
     ]
 
 
+@pytest.mark.parametrize("checkpoint", TABLES, ids=lambda checkpoint: checkpoint.name)
+def test_facts_of_the_table_transformer_agree_with_each_other(checkpoint):
+    finds_tables = "detection" in checkpoint.name
+    assert checkpoint.hub_id == f"microsoft/{checkpoint.name}"
+    assert checkpoint.url.startswith("https://huggingface.co/bsmock/")
+    assert checkpoint.url.endswith(f"/resolve/main/{checkpoint.file_name}")
+    assert checkpoint.sha256_head is None
+    assert (len(checkpoint.id2label), checkpoint.num_queries) == ((2, 15) if finds_tables else (6, 125))
+    assert ("v1.1" in checkpoint.name) == ("v1.1" in checkpoint.file_name) == (set(checkpoint.size) == {"longest_edge"})
+    assert checkpoint.thing_names == list(checkpoint.class_names)
+
+
+def test_up_detr_is_the_only_other():
+    (other,) = set(CHECKPOINTS) - {checkpoint.name for checkpoint in [*DETRS, *TABLES]}
+    checkpoint = CHECKPOINTS[other]
+    assert (other, checkpoint.hub_id, checkpoint.url) == ("up-detr-resnet-50", None, None)
+    assert checkpoint.id2label == COCO_NAMES
+
+
 def test_slots_fit_the_classification_layers(golden_json):
     """The original's layer has one output more, for "no object"."""
-    for variant, name in [("detr-r50", "detr-resnet-50"), ("detr-r50-panoptic", "detr-resnet-50-panoptic")]:
+    names = {
+        "detr-r50": "detr-resnet-50",
+        "detr-r50-panoptic": "detr-resnet-50-panoptic",
+        "tatr-detection": "table-transformer-detection",
+    }
+    for variant, name in names.items():
         shapes = {row[0].removeprefix("detr."): row[1] for row in golden_json(f"{variant}.shapes.json")}
         assert shapes["class_embed.bias"] == [len(CHECKPOINTS[name].id2label) + 1]
 

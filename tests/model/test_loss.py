@@ -39,7 +39,7 @@ from transformers_detr.model.matcher_detr import Matching, MatchingCosts
 WEIGHTS = loss_weights(DetrConfig())
 GOLDEN_TOLERANCE = {"rtol": 0, "atol": 4e-6}
 FACTORS = {"bbox": 3, "giou": 5, "mask": 7, "dice": 11}
-UNSCALED = LossScale(num_boxes=1, class_weight=1, no_object=0.1)
+UNSCALED = LossScale(num_boxes=1, class_weights=torch.tensor([1, 1, 0.1]), class_sum=torch.ones(1))
 # Objects of four images; each of two processes gets two of them.
 UNEVEN_BATCHES = [(3, 5, 1, 2), (4, 2, 0, 0), (0, 0, 0, 0)]
 
@@ -168,6 +168,23 @@ def test_classification_by_hand():
     loss = classification_loss(matched, UNSCALED)
     exp = torch.tensor([2.0, 0.0, 1.0]).exp()
     torch.testing.assert_close(loss, -(exp[0] / exp.sum()).log()[None] + 0.1 * torch.tensor([3.0]).log())
+
+
+def test_weights_of_classes_make_a_weighted_mean():
+    """As cross-entropy of torch with weights: divided by the sum of the weights of all queries."""
+    logits = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    label = {"class_labels": torch.tensor([0, 2]), "boxes": torch.rand(2, 4) / 2}
+    pairs = torch.tensor([[(0, 1, 0), (0, 3, 1)], [(0, 0, 1), (0, 2, 0)]])  # of image, query and target, by layer
+    matching = Matching(*pairs.permute(2, 0, 1))
+    boxes = torch.full((2, 1, 4, 4), 0.5)
+    matched = with_matching(logits, logits.log_softmax(-1), boxes, targets_for(logits, [label]), matching)
+    _, terms = set_loss(matched, WEIGHTS, no_object=0.4, class_weights=[3, 5, 0.5])
+    for name, layer, classes in (("loss_ce_0", 0, [3, 0, 3, 2]), ("loss_ce", 1, [2, 3, 0, 3])):
+        classes = torch.tensor(classes)
+        expected = torch.nn.functional.cross_entropy(logits[layer, 0], classes, torch.tensor([3, 5, 0.5, 0.4]))
+        torch.testing.assert_close(terms[name], expected)
+    with pytest.raises(ValueError, match="class_weights must hold 3 numbers"):
+        set_loss(matched, WEIGHTS, no_object=0.4, class_weights=[1, 2])
 
 
 def test_boxes_by_hand():

@@ -27,6 +27,13 @@ def test_sizes_equal_the_originals(golden_json):
     assert refused == 1
 
 
+def test_the_longest_edge_alone_is_that_of_the_table_transformer(golden_json):
+    rows = golden_json("longest_edge_sizes.json")["rows"]
+    for height, width, edge, expected in rows:
+        assert resized_size(height, width, read_size({"longest_edge": edge})) == tuple(expected)
+    assert len(rows) == 30
+
+
 @pytest.mark.parametrize(
     ("height", "width", "size", "expected"),
     [
@@ -34,6 +41,8 @@ def test_sizes_equal_the_originals(golden_json):
         (480, 640, {"shortest_edge": 800, "longest_edge": 1333}, (800, 1066)),
         (800, 1334, {"shortest_edge": 800, "longest_edge": 1333}, (799, 1332)),
         (480, 640, {"shortest_edge": 960}, (960, 1280)),
+        (480, 640, {"longest_edge": 1280}, (960, 1280)),
+        (799, 600, {"longest_edge": 800}, (800, 601)),
         (480, 640, {"height": 7, "width": 9}, (7, 9)),
         (480, 640, {"max_height": 240, "max_width": 400}, (240, 320)),
         (480, 640, {"max_height": 480, "max_width": 320}, (240, 320)),
@@ -64,7 +73,6 @@ def test_read_size(size, max_size, expected):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ({"longest_edge": 5}, "shortest_edge"),
         ({"height": 5}, "height and width"),
         ((1, 2, 3), "height and width"),
         ({"height": 0, "width": 5}, "height must be a positive whole number, got 0"),

@@ -41,10 +41,13 @@ def test_attention_is_that_of_torch(implementation):
     assert torch.allclose(maps, expected_maps, atol=1e-6)
 
 
-def test_encoder_layer_is_that_of_torch():
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_encoder_layer_is_that_of_torch(norm_first):
     torch.manual_seed(1)
-    ours = DetrEncoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", config()).eval()
-    torchs = nn.TransformerEncoderLayer(WIDTH, HEADS, 24, dropout=0.0, batch_first=True).eval()
+    ours = DetrEncoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", norm_first, config()).eval()
+    for norm in (ours.self_attn_layer_norm, ours.final_layer_norm):
+        nn.init.normal_(norm.weight, 1)
+    torchs = nn.TransformerEncoderLayer(WIDTH, HEADS, 24, dropout=0.0, batch_first=True, norm_first=norm_first).eval()
     copy_attention(ours.self_attn, torchs.self_attn)
     for mine, theirs in (
         ("fc1", "linear1"),
@@ -60,7 +63,7 @@ def test_encoder_layer_is_that_of_torch():
 
 def test_positions_go_to_queries_and_keys_but_not_to_values():
     torch.manual_seed(2)
-    layer = DetrEncoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", config()).eval()
+    layer = DetrEncoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", False, config()).eval()
     seen = {}
     layer.self_attn.register_forward_pre_hook(
         lambda module, inputs: seen.update(zip(("query", "key", "value"), inputs, strict=False))
@@ -74,7 +77,7 @@ def test_positions_go_to_queries_and_keys_but_not_to_values():
 
 def test_intermediate_states_change_nothing_and_are_the_normed_layers():
     torch.manual_seed(3)
-    layers = [DetrDecoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", config()) for _ in range(3)]
+    layers = [DetrDecoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", False, config()) for _ in range(3)]
     decoder = DetrDecoder(layers, 0.0, WIDTH).eval()
     arguments = (torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH), torch.randn(2, 7, WIDTH), torch.randn(1, 7, WIDTH))
     plain = decoder(*arguments, None, None)
@@ -89,7 +92,7 @@ def test_intermediate_states_change_nothing_and_are_the_normed_layers():
 
 def test_layerdrop_skips_layers_in_training_only():
     torch.manual_seed(4)
-    layers = [DetrDecoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", config()) for _ in range(2)]
+    layers = [DetrDecoderLayer(WIDTH, HEADS, 24, 0.0, 0.0, 0.0, "relu", False, config()) for _ in range(2)]
     decoder = DetrDecoder(layers, 1.0, WIDTH)
     queries = torch.randn(1, 5, WIDTH)
     arguments = (queries, torch.zeros(1, 5, WIDTH), torch.randn(1, 7, WIDTH), torch.zeros(1, 7, WIDTH), None, None)

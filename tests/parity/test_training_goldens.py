@@ -1,4 +1,4 @@
-"""Training of detr-tiny against the original: what trains, all gradients, five steps of AdamW.
+"""Training of detr-tiny and its pre-norm sibling against the original: what trains, all gradients, five steps of AdamW.
 
 Parameters go by the original's names here; query, key and value of ours are joined as there. The model runs in
 float64, so that what is left of a difference is the golden numbers' own rounding: five steps in float32 part by
@@ -12,8 +12,9 @@ from PIL import Image
 
 from key_map import to_original, to_stored
 from model.loss_cases import golden_labels
-from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.configuration_detr import DetrConfig, TableTransformerConfig
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_table_transformer_detr import TableTransformerForObjectDetection
 
 CONFIG = {
     "backbone": "resnet18",
@@ -86,9 +87,8 @@ def test_losses_and_gradients_are_the_originals(model, batch, golden_json, golde
         assert error < tolerance, name
 
 
-def test_five_steps_are_the_originals(model, batch, golden_json, golden_state_dict):
-    golden = golden_json("detr-tiny.optim.json")
-    settings = golden["optimizer"]
+def train_five_steps(model, batch, settings):
+    """Train; return the losses before each step and after the last, and the gradient norms before clipping."""
     groups = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -107,6 +107,12 @@ def test_five_steps_are_the_originals(model, batch, golden_json, golden_state_di
         optimizer.step()
         losses.append(loss.item())
     losses.append(model(**batch).loss.item())
+    return losses, norms
+
+
+def test_five_steps_are_the_originals(model, batch, golden_json, golden_state_dict):
+    golden = golden_json("detr-tiny.optim.json")
+    losses, norms = train_five_steps(model, batch, golden["optimizer"])
 
     # The loss itself is computed in float32.
     assert losses == pytest.approx(golden["loss_f64"], rel=0, abs=4e-6)
@@ -115,3 +121,37 @@ def test_five_steps_are_the_originals(model, batch, golden_json, golden_state_di
     expected = golden["parameter_change_norm_f64"]
     changes = {name: (after[name] - before[name]).norm().item() for name in expected}
     assert changes == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("run", ["plain", "class_weights"])
+def test_pre_norm_trains_as_the_original(run, batch, golden_json, golden_state_dict, golden_tensors):
+    """Losses, gradients and five steps; with weights of classes as the Table Transformer's criterion has them."""
+    golden = golden_json("detr-tiny-prenorm.train.json")
+    expected = golden["runs"][run]
+    config = TableTransformerConfig(
+        **CONFIG,
+        eos_coefficient=expected["eos_coef"],
+        class_weights=None if run == "plain" else expected["class_weights"],
+    )
+    model = TableTransformerForObjectDetection(config)
+    model.load_state_dict(to_stored(golden_state_dict("detr-tiny-prenorm")))
+    model = model.double().train()
+
+    output = model(**batch)
+    assert output.loss_dict.keys() == expected["losses_f64"].keys()
+    for name, value in expected["losses_f64"].items():
+        torch.testing.assert_close(
+            output.loss_dict[name].double(), torch.tensor(value).double(), rtol=0, atol=4e-6, msg=name
+        )
+    output.loss.backward()
+    ours = gradients(model)
+    whole = golden_tensors("detr-tiny-prenorm.train_grads.safetensors")
+    mine = {name.removeprefix(f"{run}/"): value for name, value in whole.items() if name.startswith(f"{run}/")}
+    assert len(mine) > 5
+    for name, gradient in mine.items():
+        assert (ours[name] - gradient).norm() / gradient.norm() < 1e-4, name
+
+    model.zero_grad()
+    losses, norms = train_five_steps(model, batch, golden["optimizer"])
+    assert losses == pytest.approx(expected["loss_before_each_step_then_after_the_last_f64"], rel=0, abs=1e-5)
+    assert norms == pytest.approx(expected["total_grad_norm_before_clipping_f64"], rel=1e-5)

@@ -79,6 +79,7 @@ def test_the_backbone_learns_at_its_own_rate(tiny_model):
     ("changes", "wanted"),
     [
         ({"lr_drop": 0.5, "warmup_steps": 2}, [0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.1]),
+        ({"lr_gamma": 0.5, "per_device_train_batch_size": 5}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
         ({"lr_scheduler_type": "constant"}, [1] * 8),
     ],
 )
@@ -87,6 +88,35 @@ def test_schedules(trainer, changes, wanted):
     run.train()
     rates = [entry["learning_rate"] / 1e-4 for entry in run.state.log_history if "learning_rate" in entry]
     assert rates == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ({"class 1": 4, "3": 0.5}, [1, 4, 1, 0.5, 1, 1, 1, 1]),
+        ('{"class 7": 2}', [1] * 7 + [2]),
+        ({2: 0}, [1, 1, 0, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_weights_of_classes_by_name_or_id(trainer, given, weights):
+    run = trainer(class_weights=given, no_object_weight=0.4)
+    assert run.model.config.class_weights == weights
+    assert run.model.config.eos_coefficient == 0.4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"claas 1": 4}, "class_weights: 'claas 1' is neither a class"),
+        ({8: 4}, "class_weights: '8' is neither a class"),
+        ({"class 1": -1}, "class_weights must be numbers, at least 0"),
+        ({"class 1": "many"}, "class_weights must be numbers, at least 0"),
+        ("[1, 2]", "class_weights must be numbers, at least 0"),
+    ],
+)
+def test_wrong_weights_of_classes_are_refused(trainer, given, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(class_weights=given)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_reported(trainer, caplog):

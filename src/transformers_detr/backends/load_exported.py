@@ -15,9 +15,9 @@ from transformers_detr.backends.registry import (
     exported_files,
     model_file,
 )
+from transformers_detr.hub.architectures import read_config
 from transformers_detr.hub.bundled_model import bundled_folder
 from transformers_detr.hub.loading import DeviceError, LoadingError, download_files, is_path
-from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
 _CONFIGURATIONS = ("config.json", "preprocessor_config.json")
@@ -59,7 +59,7 @@ def open_exported(
     folder = _local_folder(name, backend, precision, subfolder, hub)
     path = _existing_file(name, folder, backend, precision)
     try:
-        config: Any = DetrConfig.from_pretrained(folder)
+        config = read_config(folder)
         processor = DetrImageProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise LoadingError(f"{name}: {error}") from error

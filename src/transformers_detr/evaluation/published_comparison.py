@@ -58,9 +58,11 @@ def compare_with_published(evaluation: Evaluation, model: str, padding: str) -> 
         for metric, here, value in candidates
         if here is not None and value is not None
     ]
-    notes = ["The published numbers are those of COCO val2017."]
+    on_coco = not checkpoint.class_names
+    data = "COCO val2017" if on_coco else f"the test images of {checkpoint.project.data}"
+    notes = [f"The published numbers are those of {data}."]
     images = len(evaluation.ground_truth["images"])
-    if images != COCO_VAL2017_IMAGES:
+    if on_coco and images != COCO_VAL2017_IMAGES:
         notes.append(
             f"The dataset has {images} images, not the {COCO_VAL2017_IMAGES} of COCO val2017: the numbers cannot be "
             "compared directly."

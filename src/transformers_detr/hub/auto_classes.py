@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def use_for_auto() -> None:
-    """Make `AutoModelForObjectDetection`, `pipeline` and the other `Auto*` classes use this package for DETR.
+    """Make `AutoModelForObjectDetection`, `pipeline` and the other `Auto*` classes use this package.
+
+    That is for the model types `detr` and `table-transformer`.
 
     This replaces the classes inside Transformers for this process, and may be called again. Importing the package
     alone registers nothing.
@@ -18,15 +20,15 @@ def use_for_auto() -> None:
         AutoModelForUniversalSegmentation,
     )
 
-    from transformers_detr.model.configuration_detr import DetrConfig
+    from transformers_detr.hub.architectures import FAMILIES
     from transformers_detr.model.image_processing_detr import DetrImageProcessor
-    from transformers_detr.model.modeling_detr import DetrForObjectDetection, DetrModel
-    from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 
-    AutoConfig.register("detr", DetrConfig, exist_ok=True)
-    AutoModel.register(DetrConfig, DetrModel, exist_ok=True)
-    AutoModelForObjectDetection.register(DetrConfig, DetrForObjectDetection, exist_ok=True)
-    for segmentation in (AutoModelForImageSegmentation, AutoModelForUniversalSegmentation):
-        segmentation.register(DetrConfig, DetrForSegmentation, exist_ok=True)
     backends: dict[str, type] = {"pil": DetrImageProcessor, "torchvision": DetrImageProcessor}
-    AutoImageProcessor.register(DetrConfig, image_processor_classes=backends, exist_ok=True)
+    for model_type, family in FAMILIES.items():
+        AutoConfig.register(model_type, family.config, exist_ok=True)
+        AutoModel.register(family.config, family.base, exist_ok=True)
+        AutoModelForObjectDetection.register(family.config, family.detector, exist_ok=True)
+        if family.segmenter:
+            for segmentation in (AutoModelForImageSegmentation, AutoModelForUniversalSegmentation):
+                segmentation.register(family.config, family.segmenter, exist_ok=True)
+        AutoImageProcessor.register(family.config, image_processor_classes=backends, exist_ok=True)

@@ -23,12 +23,20 @@ _MODELS = {
         "AutoModel": "modeling_detr.DetrModel",
         "AutoModelForObjectDetection": "modeling_detr.DetrForObjectDetection",
     },
+    "TableTransformerModel": {"AutoModel": "modeling_table_transformer_detr.TableTransformerModel"},
+    "TableTransformerForObjectDetection": {
+        "AutoModel": "modeling_table_transformer_detr.TableTransformerModel",
+        "AutoModelForObjectDetection": "modeling_table_transformer_detr.TableTransformerForObjectDetection",
+    },
     "DetrForSegmentation": {
         "AutoModelForImageSegmentation": "modeling_segmentation_detr.DetrForSegmentation",
         "AutoModelForUniversalSegmentation": "modeling_segmentation_detr.DetrForSegmentation",
     },
 }
-_CONFIG = {"AutoConfig": "configuration_detr.DetrConfig"}
+_CONFIGS = {
+    "detr": {"AutoConfig": "configuration_detr.DetrConfig"},
+    "table-transformer": {"AutoConfig": "configuration_detr.TableTransformerConfig"},
+}
 _IMAGE_PROCESSOR = {"AutoImageProcessor": "image_processing_detr.DetrImageProcessor"}
 
 
@@ -50,10 +58,11 @@ def add_custom_code(folder: str | Path) -> list[str]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder}: config.json is missing")
-    architectures = _read(path).get("architectures") or [None]
-    if architectures[0] not in _MODELS:
+    values = _read(path)
+    architectures, model_type = values.get("architectures") or [None], values.get("model_type")
+    if architectures[0] not in _MODELS or model_type not in _CONFIGS:
         raise ValueError(f"{path}: architectures must name one of {', '.join(_MODELS)}, got {architectures}")
-    changed = {"config.json": {**_CONFIG, **_MODELS[architectures[0]], **_IMAGE_PROCESSOR}}
+    changed = {"config.json": {**_CONFIGS[model_type], **_MODELS[architectures[0]], **_IMAGE_PROCESSOR}}
     if (folder / "preprocessor_config.json").is_file():
         changed["preprocessor_config.json"] = _IMAGE_PROCESSOR
     for source in CODE_FILES:

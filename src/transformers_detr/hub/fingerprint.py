@@ -14,10 +14,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from transformers_detr.hub.architectures import ARCHITECTURES
 from transformers_detr.hub.loading import LoadingError, load_pretrained
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-from transformers_detr.model.modeling_detr import DetrForObjectDetection
-from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
 from transformers_detr.model.pretrained_detr import DetrPreTrainedModel
 
 FINGERPRINT_FILE = "verification.json"
@@ -26,10 +25,6 @@ TOLERANCES = {"logits": 1e-3, "pred_boxes": 5e-5, "pred_masks": 5e-3}
 
 IMAGE_SIZE = (192, 256)
 _MOST_VALUES = 256
-_MODELS: dict[str, type[DetrPreTrainedModel]] = {
-    "DetrForObjectDetection": DetrForObjectDetection,
-    "DetrForSegmentation": DetrForSegmentation,
-}
 
 Fingerprint = dict[str, dict[str, Any]]
 """`shape` and sampled `values` of each output."""
@@ -46,9 +41,11 @@ def load_for_fingerprint(folder: Path) -> tuple[DetrPreTrainedModel, DetrImagePr
         LoadingError: The folder cannot be loaded, or its architecture has no fingerprint.
     """
     architecture = architecture_of(folder)
-    if architecture not in _MODELS:
-        raise LoadingError(f"{folder}: architectures must begin with one of {', '.join(_MODELS)}, got {architecture}")
-    model, processor = load_pretrained(_MODELS[architecture], folder, dtype=torch.float32)
+    if architecture not in ARCHITECTURES:
+        raise LoadingError(
+            f"{folder}: architectures must begin with one of {', '.join(ARCHITECTURES)}, got {architecture}"
+        )
+    model, processor = load_pretrained(ARCHITECTURES[architecture], folder, dtype=torch.float32)
     return model.eval(), processor
 
 

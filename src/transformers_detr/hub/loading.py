@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from transformers_detr.backends.registry import BACKENDS, exported_files
+from transformers_detr.hub.architectures import ARCHITECTURES, FAMILIES
 from transformers_detr.hub.bundled_model import bundled_folder
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -100,7 +101,8 @@ def load_pretrained(
     """Load a model, all of whose weights must be there, with its image processor.
 
     Args:
-        model_class: `DetrForObjectDetection` or `DetrForSegmentation`.
+        model_class: `DetrForObjectDetection`, which stands for the detector of every model type, or
+            `DetrForSegmentation`; or another class, whose own type it must be.
         name_or_folder: Hub id such as `facebook/detr-resnet-50`, or a folder with `config.json`,
             `preprocessor_config.json` and the weights, or the name of the bundled model.
         revision: Branch, tag or commit on the Hub.
@@ -134,15 +136,15 @@ def load_pretrained(
         values, _ = DetrConfig.get_config_dict(name, **hub)
         if not values:
             raise LoadingError(f"{name}: {Path(subfolder, 'config.json').as_posix()} is missing")
-        _check_model_type(name, values, model_class)
+        kind = _class_in(values, name, model_class)
         processor = DetrImageProcessor.from_pretrained(name, **hub)
-        loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **hub, **model_kwargs)
+        loaded: Any = kind.from_pretrained(name, output_loading_info=True, **hub, **model_kwargs)
         model, info = loaded
     except LoadingError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise LoadingError(_explain(name, revision, error)) from error
-    _check_complete(name, model_class, info["missing_keys"])
+    _check_complete(name, kind, info["missing_keys"])
     _check_class_ids(name, model.config.id2label)
     return model, processor
 
@@ -294,17 +296,24 @@ def _weight_files(folder: Path) -> Iterator[Path]:
             return
 
 
-def _check_model_type(name: str, values: dict[str, Any], model_class: type) -> None:
+def _class_in(values: dict[str, Any], name: str, model_class: type[Model]) -> type[Model]:
+    """Return the class to load: the detector of the configuration's model type, or `model_class` itself."""
     model_type = values.get("model_type")
-    if model_type != DetrConfig.model_type:
-        raise LoadingError(f"{name}: this is a model of type {model_type!r}, not a DETR")
+    if model_type not in FAMILIES:
+        known = " or ".join(FAMILIES)
+        raise LoadingError(f"{name}: this is a model of type {model_type!r}, not a DETR (model_type {known})")
+    family = FAMILIES[model_type]
+    if model_class is DetrForSegmentation and family.segmenter is None:
+        raise LoadingError(f"{name}: models of type {model_type!r} have no masks; use `detr detect` or Detector")
     purposes = {
-        "DetrForObjectDetection": "detects objects; use `detr detect` or Detector",
-        "DetrForSegmentation": "segments; use `detr segment` or Segmenter",
+        DetrForObjectDetection: "detects objects; use `detr detect` or Detector",
+        DetrForSegmentation: "segments; use `detr segment` or Segmenter",
     }
-    stored = (values.get("architectures") or [None])[0]
-    if stored in purposes and model_class.__name__ in set(purposes) - {stored}:
+    stored = ARCHITECTURES.get((values.get("architectures") or [""])[0])
+    if stored in purposes and model_class in set(purposes) - {stored}:
         raise LoadingError(f"{name}: this model {purposes[stored]}")
+    kind: Any = family.detector if model_class is DetrForObjectDetection else model_class
+    return kind
 
 
 def _check_complete(name: str, model_class: type, missing: Any) -> None:

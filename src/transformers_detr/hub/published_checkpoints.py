@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 ORIGINALS = "https://dl.fbaipublicfiles.com/detr"
 """Folder of the original files; each is a dictionary with the weights under "model"."""
@@ -19,10 +21,64 @@ class Source:
 NO_CLASS = "N/A"
 """Name of an unused class id; the checkpoints keep COCO's ids, which have gaps."""
 
+
+@dataclass(frozen=True)
+class Project:
+    """Project that trained and published checkpoints.
+
+    Attributes:
+        name: What its models are called.
+        page: Its repository.
+        paper: Address of its paper.
+        license: License of its weights, as the Hub abbreviates it.
+        model_type: `model_type` of its models in Transformers.
+        organization: Owner of its repositories on the Hub; None if they are not there.
+        data: What its models were trained and measured on.
+    """
+
+    name: str
+    page: str
+    paper: str
+    license: str
+    model_type: str
+    organization: str | None
+    data: str
+
+
+DETR = Project(
+    "DETR",
+    "https://github.com/facebookresearch/detr",
+    "https://arxiv.org/abs/2005.12872",
+    "apache-2.0",
+    "detr",
+    "facebook",
+    "COCO 2017",
+)
+TABLE_TRANSFORMER = Project(
+    "Table Transformer",
+    "https://github.com/microsoft/table-transformer",
+    "https://arxiv.org/abs/2110.00061",
+    "mit",
+    "table-transformer",
+    "microsoft",
+    "PubTables-1M",
+)
+UP_DETR = Project(
+    "UP-DETR",
+    "https://github.com/dddzg/up-detr",
+    "https://arxiv.org/abs/2011.09094",
+    "apache-2.0",
+    "table-transformer",
+    None,
+    "COCO 2017",
+)
+
 PAPER = "https://arxiv.org/abs/2005.12872"
 TABLE_1 = Source("End-to-End Object Detection with Transformers, table 1", PAPER)
 TABLE_5 = Source("End-to-End Object Detection with Transformers, table 5", PAPER)
 MODEL_ZOO = Source("Model zoo of the original repository", "https://github.com/facebookresearch/detr#model-zoo")
+TABLE_METRICS = Source("Evaluation metrics of the Table Transformer", f"{TABLE_TRANSFORMER.page}#evaluation-metrics")
+UP_DETR_ZOO = Source("Model zoo of UP-DETR", f"{UP_DETR.page}#model-zoo")
 
 
 @dataclass(frozen=True)
@@ -40,10 +96,10 @@ class PublishedSpeed:
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """Scores on COCO val2017, in per cent; None where nothing was published.
+    """Scores in per cent, on COCO val2017 or the project's own test data; None where nothing was published.
 
-    Boxes of the detection checkpoints are from `TABLE_1`, those of the panoptic ones from `MODEL_ZOO`; masks and
-    panoptic quality are from `TABLE_5`.
+    Boxes of DETR's detection checkpoints are from `TABLE_1`, those of the panoptic ones from `MODEL_ZOO`; masks and
+    panoptic quality are from `TABLE_5`; those of other projects from `Checkpoint.box_source`.
 
     Attributes:
         box_ap: AP of boxes, averaged over IoU 0.50 to 0.95.
@@ -56,7 +112,7 @@ class PublishedScores:
         panoptic_quality: PQ.
     """
 
-    box_ap: float
+    box_ap: float | None = None
     box_ap50: float | None = None
     box_ap75: float | None = None
     box_ap_small: float | None = None
@@ -68,17 +124,23 @@ class PublishedScores:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One published checkpoint. All have 100 queries and the architecture of `DetrConfig`'s defaults.
+    """One published checkpoint. Where nothing else is said here, it has the architecture of `DetrConfig`'s defaults.
 
     Attributes:
         name: Its name, as on the Hub.
-        file_name: The original file; the eight hex digits in it begin the file's sha256.
+        file_name: The original file; eight hex digits at the end of its stem begin the file's sha256.
         backbone: Backbone, by its timm name.
         dilation: Whether the last stage of the backbone is dilated (DC5).
         segmentation: Whether it has a mask head, trained on panoptic COCO.
         parameters: Number of weights, without the constants of the frozen batch norms.
         published: What it scores.
         speed: What it costs; None where nothing was published.
+        project: Who published it.
+        files: Address of the folder of the original file; None if it has no lasting one.
+        class_names: Names of the class slots; empty for COCO's.
+        num_queries: Object queries.
+        size: Size that images are resized to.
+        box_source: Publication of the box scores.
     """
 
     name: str
@@ -89,21 +151,28 @@ class Checkpoint:
     parameters: int
     published: PublishedScores
     speed: PublishedSpeed | None = None
+    project: Project = DETR
+    files: str | None = ORIGINALS
+    class_names: tuple[str, ...] = ()
+    num_queries: int = 100
+    size: Mapping[str, int] = field(default_factory=lambda: {"shortest_edge": 800, "longest_edge": 1333})
+    box_source: Source = TABLE_1
 
     @property
-    def hub_id(self) -> str:
-        """Repository on the Hugging Face Hub."""
-        return f"facebook/{self.name}"
+    def hub_id(self) -> str | None:
+        """Repository on the Hugging Face Hub; None if the project has none."""
+        return self.project.organization and f"{self.project.organization}/{self.name}"
 
     @property
-    def url(self) -> str:
-        """Address of the original file."""
-        return f"{ORIGINALS}/{self.file_name}"
+    def url(self) -> str | None:
+        """Address of the original file; None if it has no lasting one."""
+        return self.files and f"{self.files}/{self.file_name}"
 
     @property
-    def sha256_head(self) -> str:
-        """First eight hex digits of the sha256 of the original file."""
-        return self.file_name.removesuffix(".pth").rsplit("-", 1)[-1]
+    def sha256_head(self) -> str | None:
+        """First eight hex digits of the sha256 of the original file; None if the project does not say it."""
+        found = re.search(r"-([0-9a-f]{8})\.pth$", self.file_name)
+        return found and found[1]
 
     @property
     def torch_hub_entry(self) -> str:
@@ -113,12 +182,15 @@ class Checkpoint:
     @property
     def id2label(self) -> dict[int, str]:
         """Name of each class slot; "no object" has none."""
+        if self.class_names:
+            return dict(enumerate(self.class_names))
         return COCO_PANOPTIC_NAMES if self.segmentation else COCO_NAMES
 
     @property
     def thing_names(self) -> list[str]:
         """Names of the objects it was trained on."""
-        return [name for name in COCO_NAMES.values() if name != NO_CLASS and name not in NEVER_RELEASED]
+        names = self.class_names or COCO_NAMES.values()
+        return [name for name in names if name != NO_CLASS and name not in NEVER_RELEASED]
 
     @property
     def stuff_names(self) -> list[str]:
@@ -126,14 +198,45 @@ class Checkpoint:
         return list(_STUFF_NAMES.values()) if self.segmentation else []
 
     @property
-    def box_source(self) -> Source:
-        """Publication of the box scores."""
-        return MODEL_ZOO if self.segmentation else TABLE_1
-
-    @property
     def label_ids_to_fuse(self) -> list[int] | None:
         """Ids of stuff, of which an image has one segment per class; None without a mask head."""
         return list(COCO_STUFF_IDS) if self.segmentation else None
+
+
+TABLE_NAMES = ("table", "table rotated")
+"""Classes of the Table Transformer that finds tables on pages."""
+
+STRUCTURE_NAMES = (
+    "table",
+    "table column",
+    "table row",
+    "table column header",
+    "table projected row header",
+    "table spanning cell",
+)
+"""Classes of the Table Transformer that finds the parts of a table."""
+
+
+def _table_checkpoint(
+    name: str, file_name: str, repository: str, published: PublishedScores, size: Mapping[str, int]
+) -> Checkpoint:
+    """Return one of the Table Transformer, with the size that its folder on the Hub or, in v1.1, its own code has."""
+    detects_tables = name == "table-transformer-detection"
+    return Checkpoint(
+        name,
+        file_name,
+        "resnet18",
+        dilation=False,
+        segmentation=False,
+        parameters=28_799_431 if detects_tables else 28_828_619,
+        published=published,
+        project=TABLE_TRANSFORMER,
+        files=f"https://huggingface.co/bsmock/{repository}/resolve/main",
+        class_names=TABLE_NAMES if detects_tables else STRUCTURE_NAMES,
+        num_queries=15 if detects_tables else 125,
+        size=size,
+        box_source=TABLE_METRICS,
+    )
 
 
 _CHECKPOINTS = (
@@ -185,6 +288,7 @@ _CHECKPOINTS = (
         segmentation=True,
         parameters=42_899_288,
         published=PublishedScores(38.8, mask_ap=31.1, panoptic_quality=43.4),
+        box_source=MODEL_ZOO,
     ),
     Checkpoint(
         "detr-resnet-50-dc5-panoptic",
@@ -194,6 +298,7 @@ _CHECKPOINTS = (
         segmentation=True,
         parameters=42_899_288,
         published=PublishedScores(40.2, mask_ap=31.9, panoptic_quality=44.6),
+        box_source=MODEL_ZOO,
     ),
     Checkpoint(
         "detr-resnet-101-panoptic",
@@ -203,11 +308,48 @@ _CHECKPOINTS = (
         segmentation=True,
         parameters=61_839_192,
         published=PublishedScores(40.1, mask_ap=33.0, panoptic_quality=45.1),
+        box_source=MODEL_ZOO,
+    ),
+    _table_checkpoint(
+        "table-transformer-detection",
+        "pubtables1m_detection_detr_r18.pth",
+        "tatr-pubtables1m-v1.0",
+        PublishedScores(97.0, 99.5, 98.9),
+        {"shortest_edge": 800, "longest_edge": 800},
+    ),
+    _table_checkpoint(
+        "table-transformer-structure-recognition",
+        "pubtables1m_structure_detr_r18.pth",
+        "tatr-pubtables1m-v1.0",
+        PublishedScores(90.2, 97.0, 94.1),
+        {"shortest_edge": 800, "longest_edge": 1000},
+    ),
+    *(
+        _table_checkpoint(
+            f"table-transformer-structure-recognition-v1.1-{data.lower()}",
+            f"TATR-v1.1-{data}-msft.pth",
+            f"TATR-v1.1-{data}",
+            PublishedScores(),
+            {"longest_edge": 1000},
+        )
+        for data in ("All", "Pub", "Fin")
+    ),
+    Checkpoint(
+        "up-detr-resnet-50",
+        "up-detr-coco-fine-tuned-300ep.pth",
+        "resnet50",
+        dilation=False,
+        segmentation=False,
+        parameters=41_525_280,
+        published=PublishedScores(43.1, box_ap_small=21.6, box_ap_medium=46.8, box_ap_large=62.4),
+        project=UP_DETR,
+        files=None,
+        box_source=UP_DETR_ZOO,
     ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in _CHECKPOINTS}
-"""The seven published checkpoints by name."""
+"""The published checkpoints by name: DETR's seven, and those of its pre-norm family."""
 
 
 # COCO's category ids are used as class ids.
@@ -284,6 +426,14 @@ _STUFF_NAMES = {
 
 COCO_NAMES: dict[int, str] = dict(enumerate(_FIRST_91_NAMES))
 """Names of the 91 class slots of the detection checkpoints, as published."""
+
+# fmt: off
+VOC_NAMES = (
+    NO_CLASS, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+"""Names of the class slots of a checkpoint that was fine-tuned on Pascal VOC with ids from 1."""
 
 COCO_PANOPTIC_NAMES: dict[int, str] = {
     slot: COCO_NAMES.get(slot) or _STUFF_NAMES.get(slot, NO_CLASS) for slot in range(250)

@@ -14,6 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import AutoModelForImageSegmentation, AutoModelForObjectDetection
 
 from transformers_detr.backends.registry import exported_files
+from transformers_detr.hub.architectures import read_config
 from transformers_detr.hub.custom_code import add_custom_code
 from transformers_detr.hub.fingerprint import (
     FingerprintError,
@@ -26,7 +27,7 @@ from transformers_detr.hub.fingerprint import (
     write_fingerprint,
 )
 from transformers_detr.hub.model_card import model_card
-from transformers_detr.model.configuration_detr import DetrConfig
+from transformers_detr.model.image_processing_detr import DetrImageProcessor
 
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
@@ -187,7 +188,8 @@ def _write_card(folder: Path, repository: str, card: str | None, custom_code: bo
     if path.exists():
         card = path.read_text(encoding="utf-8")
     elif card is None:
-        card = model_card(DetrConfig.from_pretrained(folder), repository, custom_code)
+        size = DetrImageProcessor.from_pretrained(folder).size
+        card = model_card(read_config(folder), repository, custom_code, set(size) != {"longest_edge"})
     results = folder / "evaluation" / "model_index.json"
     if results.exists():
         card = with_results(card, json.loads(results.read_text(encoding="utf-8")), repository)

@@ -86,6 +86,7 @@ class DetrConfig(PreTrainedConfig):
         bbox_loss_coefficient: Weight of the L1 box loss.
         giou_loss_coefficient: Weight of the generalized IoU loss.
         eos_coefficient: Weight of the class "no object" in the classification loss.
+        class_weights: Weight of each class in the classification loss; None for 1. Stored only if given.
         label_ids_to_fuse: Class ids of stuff, whose segments are fused in panoptic segmentation.
         **kwargs: Fields of `PreTrainedConfig`, such as `id2label`.
 
@@ -102,6 +103,8 @@ class DetrConfig(PreTrainedConfig):
         "num_attention_heads": "encoder_attention_heads",
         "num_hidden_layers": "encoder_layers",
     }
+    norm_first: ClassVar[bool] = False
+    """Whether the transformer is pre-norm; a model type says so, never a field of a file."""
     if TYPE_CHECKING:  # the base class's own types allow None
         id2label: dict[int, str]
         num_labels: int
@@ -144,10 +147,11 @@ class DetrConfig(PreTrainedConfig):
         bbox_loss_coefficient: float = 5,
         giou_loss_coefficient: float = 2,
         eos_coefficient: float = 0.1,
+        class_weights: list[float] | None = None,
         label_ids_to_fuse: list[int] | None = None,
         **kwargs: Any,
     ):
-        _refuse_unknown(kwargs)
+        _refuse_unknown(type(self).__name__, kwargs)
         described = _describe_backbone(backbone, backbone_config, backbone_kwargs, use_timm_backbone, bool(dilation))
         self.backbone: str | None = described["backbone"]
         self.backbone_config: PreTrainedConfig | None = described["backbone_config"]
@@ -184,6 +188,7 @@ class DetrConfig(PreTrainedConfig):
         self.bbox_loss_coefficient = bbox_loss_coefficient
         self.giou_loss_coefficient = giou_loss_coefficient
         self.eos_coefficient = eos_coefficient
+        self.class_weights = class_weights
         self.label_ids_to_fuse = label_ids_to_fuse
         self._set_backbone_channels()
         self._check_ranges()
@@ -202,7 +207,11 @@ class DetrConfig(PreTrainedConfig):
 
         Returns:
             The configuration, or `(configuration, unused arguments)` with `return_unused_kwargs=True`.
+
+        Raises:
+            ValueError: The file describes a model of another type, or says that this one is pre-norm.
         """
+        _refuse_other_type(cls, config_dict)
         known = _known_fields()
         unknown = {key: value for key, value in config_dict.items() if not _is_known(key, known)}
         result = super().from_dict({k: v for k, v in config_dict.items() if k not in unknown}, **kwargs)
@@ -216,13 +225,14 @@ class DetrConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`; without an empty `backbone_kwargs`, on which stock transformers 5 fails.
 
-        Nor with `fast_paths` while they are on.
+        Nor with `fast_paths` while they are on, or `class_weights` while there are none.
         """
         values: dict[str, Any] = super().to_dict()
         if values.get("backbone_kwargs") is None:
             values.pop("backbone_kwargs", None)
-        if values.get("fast_paths"):
-            values.pop("fast_paths")
+        for name, default in (("fast_paths", True), ("class_weights", None)):
+            if values.get(name) is default:
+                values.pop(name, None)
         return values
 
     @property
@@ -291,6 +301,8 @@ class DetrConfig(PreTrainedConfig):
             "eos_coefficient",
         ):
             _check(name, getattr(self, name), "at least 0", _is_number(getattr(self, name), 0))
+        if self.class_weights is not None and not all(_is_number(weight, 0) for weight in self.class_weights):
+            raise ValueError(f"class_weights must be numbers, at least 0, got {self.class_weights}")
         if self.class_cost == self.bbox_cost == self.giou_cost == 0:
             raise ValueError("class_cost, bbox_cost and giou_cost must not all be 0: nothing is left to match by")
         _check(
@@ -309,6 +321,18 @@ class DetrConfig(PreTrainedConfig):
         )
 
 
+class TableTransformerConfig(DetrConfig):
+    """Configuration of DETR with pre-norm layers: the Table Transformer and UP-DETR.
+
+    The arguments are those of `DetrConfig`. The model type is the one in which stock Transformers computes pre-norm.
+    """
+
+    model_type = "table-transformer"
+    norm_first: ClassVar[bool] = True
+
+    __init__ = DetrConfig.__init__  # or the base class would write one from the fields
+
+
 def _check(name: str, value: object, rule: str, holds: bool) -> None:
     if not holds:
         raise ValueError(f"{name} must be {rule}, got {value!r}")
@@ -322,6 +346,20 @@ def _is_number(value: object, least: float, most: float = float("inf")) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
+def _refuse_other_type(kind: type[DetrConfig], values: dict[str, Any]) -> None:
+    stored = values.get("model_type", kind.model_type)
+    if stored != kind.model_type:
+        raise ValueError(
+            f"the configuration is of model_type {stored!r}, and {kind.__name__} reads {kind.model_type!r}"
+        )
+    for name in ("norm_first", "pre_norm", "normalize_before"):
+        if values.get(name, kind.norm_first) != kind.norm_first:
+            raise ValueError(
+                f"{name} is {values[name]!r}, but models of type {kind.model_type!r} are "
+                f"{'pre-norm' if kind.norm_first else 'post-norm; TableTransformerConfig describes pre-norm'}"
+            )
+
+
 def _known_fields() -> set[str]:
     own = set(inspect.signature(DetrConfig.__init__).parameters) - {"self", "kwargs"}
     return own | set(DetrConfig.attribute_map) | set(vars(PreTrainedConfig())) | BASE_FIELDS | LEGACY_FIELDS
@@ -331,7 +369,7 @@ def _is_known(name: str, known: set[str]) -> bool:
     return name in known or name.startswith("_")
 
 
-def _refuse_unknown(kwargs: dict[str, Any]) -> None:
+def _refuse_unknown(kind: str, kwargs: dict[str, Any]) -> None:
     if not kwargs:
         return
     known = _known_fields()
@@ -339,7 +377,7 @@ def _refuse_unknown(kwargs: dict[str, Any]) -> None:
         if not _is_known(name, known):
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise TypeError(f"DetrConfig got an unknown argument {name!r}{hint}")
+            raise TypeError(f"{kind} got an unknown argument {name!r}{hint}")
 
 
 def _agreed_channels(num_channels: int, of_backbone: int | None) -> int:

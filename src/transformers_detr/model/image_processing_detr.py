@@ -102,9 +102,9 @@ class DetrImageProcessor(BaseImageProcessor):
 
     Args:
         do_resize: whether to resize.
-        size: `{"shortest_edge", "longest_edge"}`, of which the second may be left out, `{"height", "width"}`,
-            or `{"max_height", "max_width"}`; a number is the shortest edge, with `max_size`, if not given
-            1333, as the longest.
+        size: `{"shortest_edge", "longest_edge"}`, one of which may be left out, `{"height", "width"}`, or
+            `{"max_height", "max_width"}`; a number is the shortest edge, with `max_size`, if not given 1333, as
+            the longest. See `resized_size`.
         default_to_square: whether a bare number as `size` means a square instead.
         resample: Pillow's filter.
         do_rescale: whether to multiply with `rescale_factor`.

@@ -9,7 +9,7 @@ image counts more on a process with few objects. In one process there is no diff
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,13 +68,13 @@ class LossScale(NamedTuple):
 
     Attributes:
         num_boxes: number of objects, at least 1; divides the terms of matched pairs.
-        class_weight: sum of the class weights of a layer's queries; divides the classification loss.
-        no_object: weight of "no object" in the classification loss; the classes have weight 1.
+        class_weights: `(C + 1,)`, weight of each class in the classification loss, and last of "no object".
+        class_sum: sum of the weights of a layer's queries, `(L,)`; divides the classification loss.
     """
 
     num_boxes: Tensor | float
-    class_weight: Tensor | float
-    no_object: float
+    class_weights: Tensor
+    class_sum: Tensor
 
 
 class LossTerm(NamedTuple):
@@ -128,7 +128,12 @@ def with_matching(
 
 
 def set_loss(
-    matched: MatchedPredictions, weights: Mapping[str, float], *, no_object: float, mask_logits: Tensor | None = None
+    matched: MatchedPredictions,
+    weights: Mapping[str, float],
+    *,
+    no_object: float,
+    class_weights: Sequence[float] | None = None,
+    mask_logits: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the total loss of a batch and its terms.
 
@@ -136,6 +141,7 @@ def set_loss(
         matched: the predictions and their targets, from `match_predictions`.
         weights: the weight of each term in the total, from `loss_weights`.
         no_object: weight of "no object" in the classification loss.
+        class_weights: weight of each of the `C` classes in the classification loss; None for 1.
         mask_logits: mask logits `(M, h, w)` of the matched queries of the last layer, in the order of the matching,
             also where nothing is matched. Needs `targets.masks`.
 
@@ -146,11 +152,11 @@ def set_loss(
         the two errors out.
 
     Raises:
-        ValueError: `mask_logits` is given and the targets have no masks.
+        ValueError: `mask_logits` is given and the targets have no masks, or there is not one weight per class.
     """
     if mask_logits is not None:
         matched = matched.with_masks(mask_logits)
-    terms = loss_terms(matched, _scale(matched, no_object))
+    terms = loss_terms(matched, _scale(matched, weights_of_classes(matched, no_object, class_weights)))
     total = weighted_sum(terms, weights)
     terms["cardinality_error"] = cardinality_error(matched)
     last = {name: values[-1] for name, values in terms.items()}
@@ -192,12 +198,9 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
 
 def classification_loss(matched: MatchedPredictions, scale: LossScale) -> Tensor:
     """Cross-entropy `(L,)`, weighted by class, of all images and queries."""
-    log_probabilities = matched.log_probabilities
-    weight = log_probabilities.new_ones(log_probabilities.shape[-1])
-    weight[-1] = scale.no_object
-    classes = matched.target_classes.flatten()
-    loss = functional.nll_loss(log_probabilities.flatten(0, 2), classes, weight, reduction="none")
-    return loss.view(len(log_probabilities), -1).sum(1) / scale.class_weight
+    log_probabilities, classes = matched.log_probabilities, matched.target_classes.flatten()
+    loss = functional.nll_loss(log_probabilities.flatten(0, 2), classes, scale.class_weights, reduction="none")
+    return loss.view(len(log_probabilities), -1).sum(1) / scale.class_sum
 
 
 def box_distance_loss(matched: MatchedPredictions, scale: LossScale) -> Tensor:
@@ -269,14 +272,29 @@ def _masks(matched: MatchedPredictions) -> tuple[Tensor, Tensor]:
     return matched.mask_logits, matched.target_masks
 
 
-def _scale(matched: MatchedPredictions, no_object: float) -> LossScale:
-    """Number of objects, at least 1, and sum of class weights in a layer, as means over the processes."""
-    classes, counts = matched.target_classes, matched.targets.counts
-    pairs = sum(min(count, classes.shape[2]) for count in counts)
-    sums = [sum(counts), pairs + no_object * (classes[0].numel() - pairs)]
-    means = torch.tensor(sums, dtype=torch.float32).to(classes.device, non_blocking=True)
+def weights_of_classes(matched: MatchedPredictions, no_object: float, class_weights: Sequence[float] | None) -> Tensor:
+    """Return the weight of each class and, last, of "no object", `(C + 1,)`; see `set_loss`."""
+    logits = matched.logits
+    if class_weights is not None and len(class_weights) != logits.shape[-1] - 1:
+        raise ValueError(f"class_weights must hold {logits.shape[-1] - 1} numbers, one per class, got {class_weights}")
+    weights = logits.new_ones(logits.shape[-1]) if class_weights is None else logits.new_tensor([*class_weights, 1])
+    weights[-1] = no_object
+    return weights
+
+
+def sums_of_classes(matched: MatchedPredictions, weights: Tensor) -> Tensor:
+    """Return the sum of the weights of each layer's queries, `(L,)`."""
+    pairs = weights[matched.targets.class_labels[matched.matching.target]].sum(1)
+    return pairs + weights[-1] * (matched.target_classes[0].numel() - matched.matching.target.shape[1])
+
+
+def _scale(matched: MatchedPredictions, class_weights: Tensor) -> LossScale:
+    """Number of objects, at least 1, and sums of class weights, as means over the processes."""
+    objects = torch.tensor([sum(matched.targets.counts)], dtype=torch.float32)
+    sums = sums_of_classes(matched, class_weights)
+    means = torch.cat([objects.to(sums.device, non_blocking=True), sums])
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(means)
         means = means / distributed.get_world_size()
     # The sum of weights is zero only when "no object" weighs nothing and there is no object.
-    return LossScale(means[0].clamp(min=1), means[1].clamp(min=torch.finfo(means.dtype).tiny), no_object)
+    return LossScale(means[0].clamp(min=1), class_weights, means[1:].clamp(min=torch.finfo(means.dtype).tiny))

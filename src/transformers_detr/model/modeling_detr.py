@@ -7,7 +7,7 @@ is where the model has its two named halves, `DetrModel.encode` and `DetrModel.d
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,7 @@ class DetrModel(DetrPreTrainedModel):
             "attention_dropout": config.attention_dropout,
             "activation_dropout": config.activation_dropout,
             "activation": config.activation_function,
+            "norm_first": config.norm_first,
             "config": config,
         }
         encoder = {"num_heads": config.encoder_attention_heads, "ffn_dim": config.encoder_ffn_dim, **common}
@@ -116,6 +117,7 @@ class DetrModel(DetrPreTrainedModel):
         self.encoder = DetrEncoder(
             [DetrEncoderLayer(width, **encoder) for _ in range(config.encoder_layers)],
             config.encoder_layerdrop,
+            final_norm=width if config.norm_first else None,
         )
         self.decoder = DetrDecoder(
             [DetrDecoderLayer(width, **decoder) for _ in range(config.decoder_layers)],
@@ -310,9 +312,11 @@ class DetrForObjectDetection(DetrPreTrainedModel):
         ```
     """
 
+    _base_class: ClassVar[type[DetrModel]] = DetrModel
+
     def __init__(self, config: DetrConfig):
         super().__init__(config)
-        self.model = DetrModel(config)
+        self.model = self._base_class(config)
         self.class_labels_classifier = nn.Linear(config.d_model, config.num_labels + 1)
         self.bbox_predictor = DetrBoxHead(config.d_model)
         self.post_init()
@@ -433,8 +437,14 @@ class DetrForObjectDetection(DetrPreTrainedModel):
         self, matched: MatchedPredictions, mask_logits: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The set loss with the weights of the configuration; see `set_loss`."""
-        weights = loss_weights(self.config)
-        return set_loss(matched, weights, no_object=self.config.eos_coefficient, mask_logits=mask_logits)
+        config = self.config
+        return set_loss(
+            matched,
+            loss_weights(config),
+            no_object=config.eos_coefficient,
+            class_weights=config.class_weights,
+            mask_logits=mask_logits,
+        )
 
 
 def _keep_backbone_as_built(backbone: nn.Module) -> None:

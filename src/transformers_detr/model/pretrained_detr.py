@@ -18,6 +18,8 @@ from .configuration_detr import DetrConfig
 LEARNED_POSITIONS = r"backbone\.position_embedding\."
 """Name of learned positions in transformers 4."""
 
+POSITIONS_HERE, POSITIONS_STORED = re.compile(r"(^|\.)position_embedding\."), r"\1backbone.position_embedding."
+
 
 class DetrPreTrainedModel(PreTrainedModel):
     """Base of the DETR models: loading, saving, initialization.
@@ -40,6 +42,14 @@ class DetrPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _supports_flex_attn = True
     _keys_to_ignore_on_load_unexpected = [r"num_batches_tracked$"]  # noqa: RUF012
+
+    def __init__(self, config: DetrConfig, *args: Any, **kwargs: Any):
+        expected = self.config_class.model_type
+        if getattr(config, "model_type", expected) != expected:
+            raise ValueError(
+                f"{type(self).__name__} takes a configuration of model_type {expected!r}, not {config.model_type!r}"
+            )
+        super().__init__(config, *args, **kwargs)
 
     @property
     def supports_exact_padding(self) -> bool:
@@ -138,6 +148,10 @@ class DetrPreTrainedModel(PreTrainedModel):
         if self.is_fused:
             raise RuntimeError("a fused model cannot be saved: call model.unfuse() first")
         kwargs.setdefault("save_original_format", False)  # the names in memory are the stored ones
+        if self.config.norm_first and self.config.position_embedding_type == "learned":
+            # Stock's class of this type still has them where transformers 4 had them.
+            weights = kwargs.get("state_dict") or self.state_dict()
+            kwargs["state_dict"] = {POSITIONS_HERE.sub(POSITIONS_STORED, name): v for name, v in weights.items()}
         wanted, self.config.use_pretrained_backbone = self.config.use_pretrained_backbone, False
         try:
             super().save_pretrained(save_directory, *args, **kwargs)

@@ -23,6 +23,7 @@ Size = tuple[int, int]
 SIZE_FORMS = (
     ("shortest_edge", "longest_edge"),
     ("shortest_edge",),
+    ("longest_edge",),
     ("height", "width"),
     ("max_height", "max_width"),
 )
@@ -78,6 +79,9 @@ def resized_size(height: int, width: int, size: Mapping[str, int], name: str = "
     the longer one of very elongated images then exceeds `longest_edge`. (Stock rounds the other way round,
     which differs by a pixel for a quarter of all image sizes.)
 
+    With `longest_edge` alone, the longer side becomes that long, also of smaller images; both sides are rounded, as
+    the Table Transformer does it.
+
     Args:
         height: pixels.
         width: pixels.
@@ -95,6 +99,9 @@ def resized_size(height: int, width: int, size: Mapping[str, int], name: str = "
     if "max_height" in size:
         scale = min(size["max_height"] / height, size["max_width"] / width)
         new_height, new_width = int(height * scale), int(width * scale)
+    elif "shortest_edge" not in size:
+        scale = size["longest_edge"] / max(height, width)
+        new_height, new_width = round(height * scale), round(width * scale)
     else:
         new_height, new_width = _with_shortest_edge(height, width, size)
     if new_height < 1 or new_width < 1:

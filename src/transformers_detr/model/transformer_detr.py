@@ -148,7 +148,7 @@ class DetrAttention(nn.Module):
 
 
 class DetrEncoderLayer(GradientCheckpointingLayer):
-    """Self-attention over the image's tokens, then feed-forward; norm after each (post-norm).
+    """Self-attention over the image's tokens, then feed-forward; a norm in front of each or after its residual sum.
 
     Args:
         width: Width `D`.
@@ -158,6 +158,7 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         attention_dropout: Dropout on attention weights.
         activation_dropout: Dropout behind the activation.
         activation: Name of the activation.
+        norm_first: Whether norms come first (pre-norm) instead of last (post-norm).
         config: See `DetrAttention`.
     """
 
@@ -170,9 +171,11 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         attention_dropout: float,
         activation_dropout: float,
         activation: str,
+        norm_first: bool,
         config: PreTrainedConfig,
     ):
         super().__init__()
+        self.norm_first = norm_first
         self.self_attn = DetrAttention(width, num_heads, attention_dropout, config)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, ffn_dim)
@@ -196,20 +199,34 @@ class DetrEncoderLayer(GradientCheckpointingLayer):
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens and positions `(B, S, D)` in; tokens `(B, S, D)` and maps `(B, heads, S, S)` or None out."""
-        located = tokens + positions
-        attended, maps = self.self_attn(located, located, tokens, attention_mask, output_attentions)
-        tokens = self.self_attn_layer_norm(tokens + self.dropout(attended))
-        return self.final_layer_norm(tokens + self._feed_forward(tokens)), maps
+        tokens, maps = self._attend_to_itself(tokens, positions, attention_mask, output_attentions)
+        return self._feed_forward(tokens), maps
+
+    def _attend_to_itself(
+        self, tokens: Tensor, positions: Tensor, attention_mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        source = self._before(self.self_attn_layer_norm, tokens)
+        located = source + positions
+        attended, maps = self.self_attn(located, located, source, attention_mask, output_attentions)
+        return self._after(self.self_attn_layer_norm, tokens + self.dropout(attended)), maps
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
         allowed = self.self_attn.config.fast_paths
-        inner = self.activation_dropout(self.activation_fn(run_linear(self.fc1, tokens, allowed)))
-        result: Tensor = self.dropout(run_linear(self.fc2, inner, allowed))
-        return result
+        inner = run_linear(self.fc1, self._before(self.final_layer_norm, tokens), allowed)
+        result = run_linear(self.fc2, self.activation_dropout(self.activation_fn(inner)), allowed)
+        return self._after(self.final_layer_norm, tokens + self.dropout(result))
+
+    def _before(self, norm: nn.Module, tokens: Tensor) -> Tensor:
+        """Input of a sublayer."""
+        return norm(tokens) if self.norm_first else tokens
+
+    def _after(self, norm: nn.Module, tokens: Tensor) -> Tensor:
+        """Result of a sublayer's residual sum."""
+        return tokens if self.norm_first else norm(tokens)
 
 
 class DetrDecoderLayer(DetrEncoderLayer):
-    """Self-attention among the queries, attention over the memory, feed-forward; norm after each.
+    """Self-attention among the queries, attention over the memory, feed-forward; norms as in the encoder layer.
 
     Args:
         width: Width `D`.
@@ -219,6 +236,7 @@ class DetrDecoderLayer(DetrEncoderLayer):
         attention_dropout: Dropout on attention weights.
         activation_dropout: Dropout behind the activation.
         activation: Name of the activation.
+        norm_first: Whether norms come first (pre-norm) instead of last (post-norm).
         config: See `DetrAttention`.
     """
 
@@ -231,9 +249,11 @@ class DetrDecoderLayer(DetrEncoderLayer):
         attention_dropout: float,
         activation_dropout: float,
         activation: str,
+        norm_first: bool,
         config: PreTrainedConfig,
     ):
-        super().__init__(width, num_heads, ffn_dim, dropout, attention_dropout, activation_dropout, activation, config)
+        common = (dropout, attention_dropout, activation_dropout, activation, norm_first, config)
+        super().__init__(width, num_heads, ffn_dim, *common)
         self.encoder_attn = DetrAttention(width, num_heads, attention_dropout, config)
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
 
@@ -261,28 +281,27 @@ class DetrDecoderLayer(DetrEncoderLayer):
         Returns:
             Queries `(B, Q, D)`, their maps `(B, heads, Q, Q)` and the memory's `(B, heads, Q, S)`, or None.
         """
-        located = queries + query_positions
-        attended, self_maps = self.self_attn(located, located, queries, query_mask, output_attentions)
-        queries = self.self_attn_layer_norm(queries + self.dropout(attended))
-        attended, cross_maps = self.encoder_attn(
-            queries + query_positions, located_memory, memory, memory_mask, output_attentions
-        )
-        queries = self.encoder_attn_layer_norm(queries + self.dropout(attended))
-        return self.final_layer_norm(queries + self._feed_forward(queries)), self_maps, cross_maps
+        queries, self_maps = self._attend_to_itself(queries, query_positions, query_mask, output_attentions)
+        located = self._before(self.encoder_attn_layer_norm, queries) + query_positions
+        attended, cross_maps = self.encoder_attn(located, located_memory, memory, memory_mask, output_attentions)
+        queries = self._after(self.encoder_attn_layer_norm, queries + self.dropout(attended))
+        return self._feed_forward(queries), self_maps, cross_maps
 
 
 class DetrEncoder(nn.Module):
-    """A stack of encoder layers.
+    """A stack of encoder layers, with a norm behind it if its layers are pre-norm.
 
     Args:
         layers: The layers, first to last.
         layerdrop: Probability of skipping a layer in training.
+        final_norm: Width `D` of the norm; None for no norm.
     """
 
-    def __init__(self, layers: list[DetrEncoderLayer], layerdrop: float):
+    def __init__(self, layers: list[DetrEncoderLayer], layerdrop: float, final_norm: int | None = None):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.layerdrop = layerdrop
+        self.layernorm = None if final_norm is None else nn.LayerNorm(final_norm)
 
     def forward(
         self,
@@ -302,7 +321,7 @@ class DetrEncoder(nn.Module):
             states.append(tokens)
             maps.append(layer_maps)
         return Attended(
-            last_hidden_state=tokens,
+            last_hidden_state=tokens if self.layernorm is None else self.layernorm(tokens),
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(maps) if output_attentions else None,
         )

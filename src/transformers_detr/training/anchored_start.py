@@ -53,7 +53,8 @@ def start_anchored(model: DetrForObjectDetection) -> None:
     heads = torch.arange(config.d_model).view(-1, head_dim)
     comparison = torch.zeros(config.d_model, config.d_model)
     comparison[heads, compared] = _sharpness(pitch, head_dim, config.d_model) ** 0.5
-    core.encoder.layers[-1].final_layer_norm.weight[compared] = QUIET
+    norm = core.encoder.layernorm  # of pre-norm layers
+    (core.encoder.layers[-1].final_layer_norm if norm is None else norm).weight[compared] = QUIET
     for layer in core.decoder.layers:
         attention = layer.encoder_attn
         for projection in (attention.q_proj, attention.k_proj):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import transformers
@@ -40,6 +42,9 @@ class DetrTrainingArguments(transformers.TrainingArguments):
         default=None,
         metadata={"help": "Drop the learning rate to a tenth after this fraction of the steps, as in the paper."},
     )
+    lr_gamma: float | None = field(
+        default=None, metadata={"help": "Multiply the learning rate by this after each epoch."}
+    )
     backbone_lr_factor: float = field(
         default=0.1, metadata={"help": "Learning rate of the backbone, relative to the rest."}
     )
@@ -53,6 +58,13 @@ class DetrTrainingArguments(transformers.TrainingArguments):
     freeze: list[str] = field(default_factory=list, metadata={"help": f"Parts to freeze: {', '.join(PARTS)}."})
     lora_rank: int = field(
         default=0, metadata={"help": "Train LoRA adapters of this rank instead of the transformer's weights; 0: none."}
+    )
+    class_weights: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "Weight of classes, by name or id, in the classification loss; 1 for those not named."},
+    )
+    no_object_weight: float | None = field(
+        default=None, metadata={"help": "Weight of “no object” in the classification loss; default: the model's."}
     )
     masks: bool = field(default=False, metadata={"help": "Train masks; the model must have a mask head."})
     early_stopping_patience: int | None = field(
@@ -76,10 +88,17 @@ class DetrTrainingArguments(transformers.TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check DETR's fields, then those of transformers."""
+        self.class_weights = _read_class_weights(self.class_weights)
+        if self.no_object_weight is not None and self.no_object_weight < 0:
+            raise ValueError(f"no_object_weight must be at least 0, got {self.no_object_weight}")
         if self.augmentation not in PRESETS:
             raise ValueError(f"augmentation must be one of {', '.join(PRESETS)}, got {self.augmentation!r}")
         if not self.edges or min(self.edges) < 1:
             raise ValueError(f"edges must be positive lengths, got {self.edges}")
+        if self.lr_gamma is not None and not 0 < self.lr_gamma <= 1:
+            raise ValueError(f"lr_gamma must be above 0 and at most 1, got {self.lr_gamma}")
+        if self.lr_gamma is not None and self.lr_drop is not None:
+            raise ValueError("lr_gamma and lr_drop are two schedules: give one of them")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if not 0 <= self.tokens_first < 1:
@@ -89,3 +108,15 @@ class DetrTrainingArguments(transformers.TrainingArguments):
         if not (torch.accelerator.is_available() or is_torch_xla_available()):
             self.use_cpu = True  # else processes would not find each other, and bfloat16 would be refused
         super().__post_init__()
+
+
+def _read_class_weights(given: Any) -> dict[str, float] | None:
+    """Read weights by class; from a command line of `HfArgumentParser` they come as JSON."""
+    try:
+        weights = json.loads(given) if isinstance(given, str) else given
+        read = None if weights is None else {str(name): float(weight) for name, weight in weights.items()}
+    except (ValueError, TypeError, AttributeError):
+        read = {"": -1.0}
+    if read is not None and not all(0 <= weight < float("inf") for weight in read.values()):
+        raise ValueError(f"class_weights must be numbers, at least 0, by class name or id, got {given!r}")
+    return read

@@ -14,8 +14,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from transformers_detr.model.modeling_detr import DetrForObjectDetection
-from transformers_detr.training.training_aids import DetrWithTrainingAids
+from transformers_detr.training.training_aids import WITH_AIDS
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
 """File of the weights as the optimizer has them; `model.safetensors` beside it is the plain model to use."""
@@ -23,6 +22,8 @@ TRAINING_WEIGHTS = "training_weights.safetensors"
 TRAINING_ONLY = re.compile(r"^extra_queries\.|num_batches_tracked$")
 
 STAGING = ".being_written"
+
+_PLAIN: dict[type, type] = {aided: plain for plain, aided in WITH_AIDS.items()}
 
 
 def save_plain_model(model: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -38,8 +39,7 @@ def save_plain_model(model: Any, folder: Path, weights: Mapping[str, Tensor] | N
     weights = model.state_dict() if weights is None else weights
     weights = {name: value for name, value in weights.items() if not TRAINING_ONLY.search(name)}
     kind = type(model)
-    if kind is DetrWithTrainingAids:
-        model.__class__ = DetrForObjectDetection  # the name that goes into config.json
+    model.__class__ = _PLAIN.get(kind, kind)  # the name that goes into config.json
     try:
         model.save_pretrained(folder, state_dict={name: value.contiguous() for name, value in weights.items()})
     finally:

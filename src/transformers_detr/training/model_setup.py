@@ -10,6 +10,7 @@ from typing import Any
 from timm.models import load_state_dict
 
 from transformers_detr.data.detection_dataset import DetectionDataset
+from transformers_detr.hub.architectures import FAMILIES
 from transformers_detr.hub.loading import holds_segmentation, load_pretrained
 from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
@@ -70,7 +71,7 @@ def set_up_model(
     Args:
         name: Name on the Hub, folder, name of a recipe, or a recipe's file.
         dataset: The dataset, with a split "train".
-        size: Shorter side of images; default: the model's or recipe's.
+        size: Shorter side of images, or the longer one where it alone sets the size; default: the model's or recipe's.
         queries: Number of queries; default: the model's, or more if an image has more objects.
         backbone_weights: File with timm's weights for the backbone of a recipe's model.
         masks: Add a mask head to a trained detector; a segmentation model has one.
@@ -199,9 +200,16 @@ def _shortened(names: Sequence[str]) -> str:
 
 def _fresh(fields: dict[str, Any], dataset: DetectionDataset, backbone_weights: Path | None) -> ModelSetup:
     label2id = {name: label for label, name in dataset.id2label.items()}
-    config = DetrConfig(**fields, id2label=dataset.id2label, label2id=label2id)
+    fields = dict(fields)
+    model_type = fields.pop("model_type", DetrConfig.model_type)
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type of a recipe must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+    family = FAMILIES[model_type]
+    config = family.config(**fields, id2label=dataset.id2label, label2id=label2id)
     model = (
-        DetrForObjectDetection(config) if backbone_weights is None else _with_backbone_weights(config, backbone_weights)
+        family.detector(config)
+        if backbone_weights is None
+        else _with_backbone_weights(family.detector, config, backbone_weights)
     )
     images = len(dataset.split("train"))
     warnings = []
@@ -227,14 +235,16 @@ def _for_channels(processor: DetrImageProcessor, channels: int) -> DetrImageProc
     return DetrImageProcessor(**processor.to_dict() | fitted)
 
 
-def _with_backbone_weights(config: DetrConfig, path: Path) -> DetrForObjectDetection:
+def _with_backbone_weights(
+    kind: type[DetrForObjectDetection], config: DetrConfig, path: Path
+) -> DetrForObjectDetection:
     """Build a model whose backbone weights timm reads from a file; the configuration does not keep the path."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of backbone weights")
     kwargs = config.backbone_kwargs or {}
     config.use_pretrained_backbone = True
     config.backbone_kwargs = {**kwargs, "pretrained_cfg_overlay": {"file": str(path)}}
-    model = DetrForObjectDetection(config)
+    model = kind(config)
     missing = model.model.backbone.conv_encoder.model.state_dict().keys() - load_state_dict(str(path)).keys()
     if missing:  # timm only logs it
         raise ValueError(
@@ -246,7 +256,12 @@ def _with_backbone_weights(config: DetrConfig, path: Path) -> DetrForObjectDetec
 
 
 def _scaled(size: Mapping[str, int], shortest: int) -> dict[str, int]:
-    """Return a size with another shorter side and a proportional maximum of the longer side."""
+    """Return a size with another shorter side and a proportional maximum of the longer side.
+
+    Where the longer side alone is given, it is the one that changes.
+    """
+    if set(size) == {"longest_edge"}:
+        return {"longest_edge": shortest}
     before = size.get("shortest_edge") or min(size.values())
     longest = size.get("longest_edge") or max(size.values())
     return {"shortest_edge": shortest, "longest_edge": max(round(longest * shortest / before), shortest)}

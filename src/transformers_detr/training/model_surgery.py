@@ -82,6 +82,7 @@ def set_classes(model: Any, class_names: Sequence[str]) -> list[str]:
     model.class_labels_classifier = new
     config.id2label = dict(enumerate(class_names))
     config.label2id = {name: label for label, name in enumerate(class_names)}
+    config.class_weights = None
     if config.label_ids_to_fuse:
         fused = set(config.label_ids_to_fuse)
         config.label_ids_to_fuse = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from transformers_detr.evaluation.distributed import gather_predictions, own_sha
 from transformers_detr.evaluation.predict import detections, plan_batches, predict
 from transformers_detr.evaluation.predictions import ImagePrediction
 from transformers_detr.evaluation.segmentation_predictions import segmentations
+from transformers_detr.model.configuration_detr import DetrConfig
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
 from transformers_detr.model.modeling_segmentation_detr import DetrForSegmentation
@@ -43,7 +45,7 @@ from transformers_detr.training.dataset import DetrCollator, TrainingDataset
 from transformers_detr.training.lora import add_lora
 from transformers_detr.training.model_surgery import freeze, train_whole_backbone
 from transformers_detr.training.sampler import AspectRatioBatchSampler
-from transformers_detr.training.training_aids import DetrWithTrainingAids, add_training_aids
+from transformers_detr.training.training_aids import TrainingAids, add_training_aids
 
 logger = logging.getLogger(__name__)
 
@@ -146,12 +148,19 @@ class DetrTrainer(transformers.Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Return the schedule of the arguments; with `lr_drop` the paper's: constant, then a tenth."""
-        if self.args.lr_drop is None or self.lr_scheduler is not None:
+        """Return the schedule of the arguments; with `lr_drop` or `lr_gamma` one of steps."""
+        args = self.args
+        if (args.lr_drop is None and args.lr_gamma is None) or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        warmup = self.args.get_warmup_steps(num_training_steps)
-        drop = self.args.lr_drop * num_training_steps
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, partial(_step_factor, warmup=warmup, drop=drop))
+        warmup = args.get_warmup_steps(num_training_steps)
+        if args.lr_gamma is None:
+            length, gamma, last = cast(float, args.lr_drop) * num_training_steps, 0.1, 1
+        else:
+            images_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            length, gamma = math.ceil(len(cast(TrainingDataset, self.train_dataset)) / images_per_step), args.lr_gamma
+            last = num_training_steps
+        factor = partial(_step_factor, warmup=warmup, length=length, gamma=gamma, last=last)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -284,7 +293,7 @@ class _StepCallback(transformers.TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Train encoded tokens alone for the first `tokens_first` of the steps."""
         if args.tokens_first:
-            aided = next(module for module in self.trainer.model.modules() if isinstance(module, DetrWithTrainingAids))
+            aided = next(module for module in self.trainer.model.modules() if isinstance(module, TrainingAids))
             aided.tokens_only = state.global_step < args.tokens_first * state.max_steps
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -319,6 +328,7 @@ def training_dataset(
 
 def prepare_model(model: Any, args: DetrTrainingArguments) -> Any:
     """Prepare a model for training with the arguments, in place; with LoRA, return peft's wrapper of it."""
+    _set_class_weights(getattr(model, "detr", model).config, args)
     if args.train_whole_backbone:
         train_whole_backbone(model, args.train_batch_norm)
     if args.anchored_start:
@@ -333,6 +343,23 @@ def prepare_model(model: Any, args: DetrTrainingArguments) -> Any:
     return add_lora(model, args.lora_rank) if args.lora_rank else model
 
 
+def _set_class_weights(config: DetrConfig, args: DetrTrainingArguments) -> None:
+    """Write the weights of the classification loss into a model's configuration."""
+    if args.no_object_weight is not None:
+        config.eos_coefficient = args.no_object_weight
+    if args.class_weights is None:
+        return
+    weights = [1.0] * config.num_labels
+    for name, weight in cast(dict[str, float], args.class_weights).items():  # `__post_init__` has read it
+        by_name: Any = config.label2id
+        label: int = by_name.get(name, int(name) if name.isdecimal() else -1)
+        if label not in range(config.num_labels):
+            known = ", ".join(config.id2label.values())
+            raise ValueError(f"class_weights: {name!r} is neither a class ({known}) nor a class id")
+        weights[label] = weight
+    config.class_weights = weights
+
+
 def parameter_groups(model: nn.Module, learning_rate: float, backbone_factor: float) -> list[dict[str, Any]]:
     """Return the trainable parameters in two groups; the backbone has a separate learning rate."""
     backbone: list[nn.Parameter] = []
@@ -344,7 +371,8 @@ def parameter_groups(model: nn.Module, learning_rate: float, backbone_factor: fl
     return [group for group in groups if group["params"]]
 
 
-def _step_factor(step: int, warmup: int, drop: float) -> float:
+def _step_factor(step: int, warmup: int, length: float, gamma: float, last: int) -> float:
+    """Return the factor of the learning rate: after each `length` of steps, at most `last` times, `gamma` again."""
     if step < warmup:
         return (step + 1) / warmup
-    return 0.1 if step >= drop else 1.0
+    return gamma ** min(int(step / length), last)

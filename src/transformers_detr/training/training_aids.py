@@ -11,9 +11,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from transformers_detr.model.loss_detr import LossScale, loss_terms, loss_weights, weighted_sum, with_matching
+from transformers_detr.model.loss_detr import (
+    LossScale,
+    loss_terms,
+    loss_weights,
+    sums_of_classes,
+    weighted_sum,
+    weights_of_classes,
+    with_matching,
+)
 from transformers_detr.model.matcher_detr import Matching
 from transformers_detr.model.modeling_detr import DetrForObjectDetection
+from transformers_detr.model.modeling_table_transformer_detr import TableTransformerForObjectDetection
 from transformers_detr.model.outputs_detr import DetrObjectDetectionOutput, EncodedImages
 from transformers_detr.model.targets_detr import Targets, read_targets
 
@@ -21,8 +30,8 @@ TOKEN_CLASS_WEIGHT = 5.0
 """Weight of the classes of tokens beside their boxes: a fresh backbone learns places long before shapes. Not tuned."""
 
 
-class DetrWithTrainingAids(DetrForObjectDetection):
-    """DETR with training aids, which `add_training_aids` adds to a plain model.
+class TrainingAids(DetrForObjectDetection):
+    """Detector with training aids, which `add_training_aids` adds to a plain one; base of a class for each model type.
 
     Query groups: `K` groups of queries are decoded together. Groups do not attend to one another and each is
     matched with the objects separately, so that every object trains `K` queries instead of one. The first
@@ -114,26 +123,42 @@ class DetrWithTrainingAids(DetrForObjectDetection):
         matching = assign_tokens(targets, shape, encoded.mask)
         logits, boxes = (values[None].float() for values in self.predict(memory))  # (1, B, S, …)
         matched = with_matching(logits, logits.log_softmax(-1), boxes, targets, matching)
-        pairs, tokens = matching.image.numel(), matched.target_classes.numel()
-        class_weight = pairs + config.eos_coefficient * (tokens - pairs)
-        terms = loss_terms(matched, LossScale(max(pairs, 1), class_weight, config.eos_coefficient))
+        classes = weights_of_classes(matched, config.eos_coefficient, config.class_weights)
+        scale = LossScale(max(matching.image.numel(), 1), classes, sums_of_classes(matched, classes))
+        terms = loss_terms(matched, scale)
         return weighted_sum(terms, {**loss_weights(config), "loss_ce": TOKEN_CLASS_WEIGHT})
+
+
+class DetrWithTrainingAids(TrainingAids):
+    """`DetrForObjectDetection` with training aids."""
+
+
+class TableTransformerWithTrainingAids(TrainingAids, TableTransformerForObjectDetection):
+    """`TableTransformerForObjectDetection` with training aids."""
+
+
+WITH_AIDS: dict[type, type[TrainingAids]] = {
+    DetrForObjectDetection: DetrWithTrainingAids,
+    TableTransformerForObjectDetection: TableTransformerWithTrainingAids,
+}
+"""The class with training aids of each plain class."""
 
 
 def add_training_aids(model: DetrForObjectDetection, query_groups: int = 1, token_weight: float = 0.0) -> None:
     """Add training aids to a plain model, in place.
 
     Args:
-        model: The model; exactly a `DetrForObjectDetection`.
+        model: The model; exactly of a class in `WITH_AIDS`.
         query_groups: Number of groups `K`, including the plain model's.
         token_weight: Weight of token supervision in the loss; 0 leaves it out.
     """
-    if type(model) is not DetrForObjectDetection:
-        raise TypeError(f"training aids exist for DetrForObjectDetection, got {type(model).__name__}")
+    if type(model) not in WITH_AIDS:
+        kinds = " and ".join(kind.__name__ for kind in WITH_AIDS)
+        raise TypeError(f"training aids exist for {kinds}, got {type(model).__name__}")
     if query_groups < 1:
         raise ValueError(f"query_groups must be at least 1, got {query_groups}")
-    model.__class__ = DetrWithTrainingAids
-    aided = cast(DetrWithTrainingAids, model)
+    model.__class__ = WITH_AIDS[type(model)]
+    aided = cast(TrainingAids, model)
     aided.token_weight = token_weight
     aided.tokens_only = False
     own = model.model.query_position_embeddings

@@ -65,7 +65,7 @@ def convert_and_push(arguments: list[str]) -> int:
 
     import convert_original
 
-    convert_original.config_of = lambda checkpoint: tiny_config()
+    convert_original.config_of = lambda *_: tiny_config()
     with as_user(WRITER):
         return convert_original.main(arguments)
 
