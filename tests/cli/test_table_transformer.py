@@ -135,7 +135,9 @@ def test_explain(model, pages, tmp_path):
         assert min(figure.size) > 100
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize(
+    "backend", ["onnx", *(pytest.param(backend, marks=pytest.mark.slow) for backend in ("openvino", "torch"))]
+)
 def test_export_has_parity_and_detects_the_same(backend, model, pages, tmp_path):
     run("export", "--model", model, "--output", tmp_path / "exported", "--format", backend)
     report = json.loads((tmp_path / "exported" / "export_report.json").read_text())
@@ -148,6 +150,7 @@ def test_export_has_parity_and_detects_the_same(backend, model, pages, tmp_path)
         np.testing.assert_allclose(found.boxes_xyxy_px, expected.boxes_xyxy_px, atol=0.05)
 
 
+@pytest.mark.slow
 def test_benchmark(model, tmp_path):
     run("benchmark", "--model", model, "--repeats", 1, "--output", tmp_path / "benchmark.json")
     assert json.loads((tmp_path / "benchmark.json").read_text())

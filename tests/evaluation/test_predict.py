@@ -163,6 +163,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(scene_detector, scene_reco
     assert sum(seen) == len(scene_records)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_to_the_bytes_of_one(scene_detector, scene_records, scenes, tmp_path):
     whole, _ = run(tmp_path / "one", scene_detector, scene_records)
     with pytest.raises(KeyboardInterrupt):

@@ -79,6 +79,7 @@ def test_the_service_answers_the_same(backend, folder_with, detector, images):
                 assert all(abs(ours["box"][side] - at) <= 1 for side, at in theirs["box"].items())
 
 
+@pytest.mark.slow
 def test_padding_does_not_stretch_the_ranges_of_8_bits(saved, detector, images, tmp_path):
     """Calibration at a fixed size pads too; a range with the lowest float in it would hold nothing else."""
     export(saved, tmp_path / "fixed", "--fixed-size", "160x256")

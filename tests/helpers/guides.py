@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,4 +44,4 @@ def blocks(page: Path) -> list[Block]:
 def detr_arguments(command: str) -> list[str] | None:
     """What follows `detr` in a command, perhaps behind a launcher; None if there is none."""
     match = re.search(r"(?:^|--no-python )detr (.*)$|transformers_detr\.cli (.*)$", command)
-    return None if match is None else (match[1] or match[2]).split()
+    return None if match is None else shlex.split(match[1] or match[2])

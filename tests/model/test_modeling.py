@@ -372,7 +372,7 @@ def test_freezing_and_unfreezing_the_backbone():
     assert not any("layer1" in name for name in before)
 
 
-@pytest.mark.parametrize("exact_padding", [False, True])
+@pytest.mark.parametrize("exact_padding", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiles_without_graph_breaks_for_every_size(model, batch, exact_padding):
     assert model.supports_exact_padding  # a graph cannot hold the trial
     torch._dynamo.reset()

@@ -319,7 +319,7 @@ def test_a_wrong_image_has_an_error_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     "dataset",
-    [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)],
+    [pytest.param(channels, marks=pytest.mark.slow) for channels in (1, 4, 5)],
     indirect=True,
 )  # three: the tests of training and export
 def test_train_evaluate_and_export(dataset, tmp_path):

@@ -17,8 +17,8 @@ class Recipe:
     """Content of a recipe file.
 
     Attributes:
-        model: Fields of `DetrConfig`, without classes, and optionally its `model_type`, for a fresh model; or the name of
-            a model to fine-tune.
+        model: Fields of `DetrConfig`, without classes, and optionally `model_type`, for a fresh model; or the name of a
+            model to fine-tune.
         processor: Settings of `DetrImageProcessor`.
         training: Fields of `DetrTrainingArguments`.
     """
