@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from transformers_detr.evaluation.distributed import own_share
 from transformers_detr.evaluation.predictions import EvaluationImage, ImagePrediction, to_record
+from transformers_detr.inference.freed_memory import FREED_MEMORY
 from transformers_detr.inference.prediction_writer import PredictionWriter
 from transformers_detr.model.padding_detr import group_by_shape, pad_batch
 from transformers_detr.model.postprocessing_detr import EVERY_QUERY, Detections, post_process_object_detection
@@ -153,6 +154,7 @@ def predict(
         predictions = [ImagePrediction(image_id, error=error) for image_id, error in errors.items()]
         if batch is not None:
             predictions += collect(run_model(model, batch, exact_padding), batch)
+            FREED_MEMORY.return_it()
         yield predictions
 
 

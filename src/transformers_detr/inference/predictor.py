@@ -20,6 +20,7 @@ from transformers_detr.backends.exported_model import ExportedModel
 from transformers_detr.backends.load_exported import open_exported
 from transformers_detr.backends.registry import Backend, Precision
 from transformers_detr.hub.loading import load_pretrained
+from transformers_detr.inference.freed_memory import FREED_MEMORY
 from transformers_detr.model.image_io_detr import Pixels, load_image, load_pixels, pixels_size
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
 from transformers_detr.model.padding_detr import group_by_shape, pad_batch
@@ -362,7 +363,10 @@ class Predictor(ABC, Generic[Result]):
             raise NotFiniteError(
                 "the model's outputs hold NaN or infinity: its weights hold NaN, or the range of its dtype is too small"
             )
-        return self._results(outputs, batch, threshold, keep_images)
+        results = self._results(outputs, batch, threshold, keep_images)
+        del outputs
+        FREED_MEMORY.return_it()
+        return results
 
     def _model_options(self, threshold: float) -> dict[str, Any]:
         """Further arguments of the model."""
