@@ -1,19 +1,21 @@
-"""Image files, their sizes, and the splits that names of files and folders stand for."""
+"""Files of a dataset: images and their sizes, text of any encoding, splits that names stand for."""
 
 from __future__ import annotations
 
+import codecs
 import io
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from transformers_detr.data.findings import UnknownSplitError
 from transformers_detr.inference.sources import IMAGE_SUFFIXES
-from transformers_detr.model.image_io_detr import NPY_MAGIC, load_image
+from transformers_detr.model.image_io_detr import LFS_POINTER, NPY_MAGIC, load_image
 
 T = TypeVar("T")
 
@@ -27,10 +29,65 @@ _SPLIT_WORDS = {
 }
 
 
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it starts with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """List the files of a folder and its subfolders by name, through symbolic links, each folder once.
+
+    What macOS adds to archives (`__MACOSX`, `._name`) is passed over.
+    """
+    seen = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        subfolders[:] = sorted(set(subfolders) - {"__MACOSX"}) if real not in seen else []
+        if real not in seen:
+            yield from (Path(place, name) for name in sorted(names) if not name.startswith("._"))
+        seen.add(real)
+
+
 def image_files(folder: Path, nested: bool = False) -> list[Path]:
     """List the image files of a folder by name; `nested` includes its subfolders."""
-    paths = folder.rglob("*") if nested else folder.glob("*")
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = files_below(folder) if nested else folder.glob("*")
+    return sorted(path for path in paths if is_image(path.name) and not path.name.startswith("._"))
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file name ends like an image's."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_text(path: Path) -> str:
+    """Read text of any encoding: by its byte order mark, else UTF-8, else Windows-1252 (Latin-1).
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is a Git LFS pointer.
+    """
+    return decode_text(path.read_bytes())
+
+
+def decode_text(encoded: bytes) -> str:
+    """Decode text as `read_text` does.
+
+    Raises:
+        ValueError: If it is a Git LFS pointer.
+    """
+    if encoded.startswith(LFS_POINTER):
+        raise ValueError("a Git LFS pointer, not the file itself: run 'git lfs pull'")
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if encoded.startswith(mark):
+            return encoded.decode(encoding, errors="replace")
+    try:
+        return encoded.decode("utf-8")
+    except UnicodeDecodeError:
+        return encoded.decode("cp1252", errors="replace")
 
 
 def stored_size(encoded: bytes | Path) -> tuple[tuple[int, int], int]:
@@ -42,11 +99,18 @@ def stored_size(encoded: bytes | Path) -> tuple[tuple[int, int], int]:
     """
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
     with source:
-        if source.read(len(NPY_MAGIC)) == NPY_MAGIC:
+        head = source.read(len(LFS_POINTER))
+        if head.startswith(NPY_MAGIC):
             array = load_image(encoded)
             return (array.height, array.width), 1
+        if head == LFS_POINTER:
+            raise ValueError("a Git LFS pointer, not the image itself: run 'git lfs pull'")
+        if not head:
+            raise ValueError("an empty file")
         try:
             image = Image.open(source)
+        except UnidentifiedImageError as error:  # its message shows a memory address
+            raise ValueError("cannot be read as an image: unknown or damaged format") from error
         except Exception as error:  # decoders raise anything on damaged files
             raise ValueError(f"cannot be read as an image: {error}") from error
         orientation = 1
