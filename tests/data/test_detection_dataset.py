@@ -346,9 +346,12 @@ def test_yolo_faults_are_named(yolo_folder, line, message):
     [
         ({"train": "images/train"}, "'names' must list the class names"),
         ({"train": "images/train", "names": ["a"], "nc": 2}, "'nc' is 2, but 'names' has 1"),
-        ({"train": "images/train", "names": {1: "a"}}, "numbered from 0"),
+        ({"train": "images/train", "names": {"a": "b"}}, "'names' must be numbered, got 'a'"),
+        ({"train": "images/train", "names": ["a", True]}, "name of class 1 is True, not text; put it in quotes"),
+        ({"train": "images/train", "names": ["a"], "kpt_shape": 3}, r"'kpt_shape' must be \[number of keypoints"),
+        ({"train": "images/train", "training": "images/val", "names": ["a"]}, "'training' and another key are both"),
         ({"names": ["a"]}, "none of 'train', 'val', 'test'"),
-        ({"train": "elsewhere", "names": ["a"]}, "'elsewhere' is not there; tried"),
+        ({"train": "elsewhere", "names": ["a"]}, "train: 'elsewhere' is not there, in "),
     ],
 )
 def test_yolo_configuration_faults(yolo_folder, content, message):

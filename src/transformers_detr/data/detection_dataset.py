@@ -52,7 +52,7 @@ class DetectionDataset:
                 splits that are read, if their files declare different classes; see `with_classes`.
             keep_category_ids: COCO only: use the category ids as class ids, as the published checkpoints do.
             report: Called with each fault. If it returns, the entry is skipped and the fault is kept in `findings`.
-                The default raises at the first error and lets warnings pass.
+                The default raises at the first error and logs warnings.
 
         Returns:
             The dataset.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "dataset-unreadable": Kind(_E, "nothing can be read"),
     "annotation-malformed": Kind(_E, "an entry lacks a field or holds the wrong type", "left out"),
     "annotations-missing": Kind(_E, "an image of a split's list without its annotation file", "left out"),
+    "split-missing": Kind(_W, "a split that is declared, but not there"),
     "category-unknown": Kind(_E, "an object of a class that the dataset does not declare", "left out"),
     "category-repeated": Kind(_E, "two classes with the same id", "first one kept"),
     "category-twin": Kind(_W, "two category ids with the same name", "merged"),
@@ -121,10 +123,12 @@ Reporter = Callable[[Finding], None]
 
 
 def raise_finding(finding: Finding) -> None:
-    """Raise at an error; let warnings and notes pass.
+    """Raise at an error; log a warning; let notes pass.
 
     Raises:
         DatasetError: If the fault is an error.
     """
     if finding.severity is Severity.ERROR:
         raise DatasetError(str(finding))
+    if finding.severity is Severity.WARNING:
+        logging.getLogger(__name__).warning("%s", finding)
