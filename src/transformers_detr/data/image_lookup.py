@@ -28,8 +28,8 @@ class ImageLookup:
 
         In this order: the path as it is, from the annotation file's folder or `root`; the file below `root` of this
         base name; the image of this base name with another suffix, or with one if the name has none. Of several, the
-        one whose folders agree best with the name, then with the split, then with those of the annotation file. An
-        image in the folder of another split is not taken, unless the name has that folder.
+        one whose folders agree best with the name, then with the split, then with those of the annotation file, then
+        one in a folder "images". An image in the folder of another split is not taken, unless the name has that folder.
 
         Args:
             name: Base name or path, of any system.
@@ -41,12 +41,12 @@ class ImageLookup:
         """
         for text in dict.fromkeys((name, name.replace("\\", "/"), unquote(name))):
             for folder in (source.parent, self.root):
-                if text and _is_file(folder / text):
+                if text and is_file(folder / text):
                     return folder / text
         parts = _parts(name)
         if not parts:
             raise LookupError("no image is named")
-        for index, key in ((self._by_name, parts[-1]), (self._by_stem, _stem(parts[-1]))):
+        for index, key in ((self._by_name, parts[-1]), (self._by_stem, stem_key(parts[-1]))):
             found = self._best(index.get(key, []), parts, name, source, split)
             if len(found) > 1:
                 raise LookupError(f"{name} may be {' or '.join(map(str, found[:3]))}")
@@ -64,7 +64,8 @@ class ImageLookup:
             if not named_folders and split and own_split and split != own_split:
                 continue
             near = _shared(path.parent.parts, source.parent.parts)
-            scores[path] = (named_folders, path.name == PurePath(name).name, own_split == split, near)
+            in_images = any("image" in folder for folder in own[:-1])
+            scores[path] = (named_folders, path.name == PurePath(name).name, own_split == split, near, in_images)
         best = max(scores.values(), default=())
         return [path for path, score in scores.items() if score == best]
 
@@ -78,7 +79,7 @@ class ImageLookup:
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        return _grouped((_stem(_parts(path.name)[-1]), path) for path in self._images)
+        return _grouped((stem_key(path.name), path) for path in self._images)
 
 
 def folder_split(path: Path, root: Path) -> str | None:
@@ -87,7 +88,8 @@ def folder_split(path: Path, root: Path) -> str | None:
     return next(filter(None, map(split_name, reversed(folders))), None)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Return whether a path is a file; False for one that no system can hold."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # too long, or a null byte
@@ -100,8 +102,10 @@ def _parts(name: str) -> list[str]:
     return [part for part in plain.split("/") if part not in ("", ".")]
 
 
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] if is_image(name) else name
+def stem_key(name: str) -> str:
+    """Return the comparable base name of a path without an image's suffix."""
+    base = (_parts(name) or [""])[-1]
+    return base.rpartition(".")[0] if is_image(base) else base
 
 
 def _shared(one: Iterable[str], other: Iterable[str]) -> int:

@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from transformers_detr.data.file_discovery import image_files, only_split, split_name, upright_size
+from transformers_detr.data.file_discovery import (
+    decode_text,
+    files_below,
+    only_split,
+    read_text,
+    split_name,
+    upright_size,
+)
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
+from transformers_detr.data.image_lookup import ImageLookup, folder_split, stem_key
 from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ROOT = "annotation"
+_ROOT_TAG = re.compile(rb"<annotation[\s>]")
+_ENCODING = re.compile(rb"""\A\s*<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)["']""")
+_HEAD_BYTES = 4096
 
 
-def find(folder: Path) -> dict[str, list[Path]] | None:
+@dataclass(frozen=True)
+class VocLayout:
+    """Layout of a dataset: its folder, and the annotation files of each split."""
+
+    root: Path
+    splits: Mapping[str, tuple[Path, ...]]
+
+
+def find(folder: Path) -> VocLayout | None:
     """Return the annotation files of each split; None if the folder is not in this format.
 
-    Either a folder `Annotations`, here or up to two levels below, split by the lists in `ImageSets/Main`; or
-    folders named after the splits with the XML files beside the images.
+    Every folder below is read that has an annotation file. It is split by the lists in `ImageSets/Main` or `ImageSets`
+    beside it, else by its name or the names of the folders around it. The rest is "train", but left out if there is
+    such a split.
     """
     if not folder.is_dir():
         return None
-    for place in sorted(_annotation_folders(folder)):
-        files = sorted(place.glob("*.xml"))
-        if files:
-            return _listed(place) or {"train": files}
-    splits: dict[str, list[Path]] = {}
-    for child in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        files = sorted(child.glob("*.xml"))
-        if files:
-            splits[split_name(child.name) or "train"] = files
-    return splits or None
+    places: dict[Path, list[Path]] = defaultdict(list)
+    for path in files_below(folder):
+        if path.suffix.lower() == ".xml":
+            places[path.parent].append(path)
+    splits: dict[str | None, list[Path]] = defaultdict(list)
+    for place, files in places.items():
+        if any(map(_is_annotation, files)):
+            for split, part in (_listed(place, files) or {_named_split(place, folder): files}).items():
+                splits[split] += part
+    rest = splits.pop(None, [])
+    if rest and "train" not in splits:
+        splits["train"] = rest
+    return VocLayout(folder, {split: tuple(files) for split, files in splits.items() if split}) if splits else None
 
 
-def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report: Reporter) -> ReadDataset:
+def read(name: str, layout: VocLayout, split: str | None, report: Reporter) -> ReadDataset:
     """Read Pascal VOC annotations.
 
     The corners are taken as they are: the width is xmax − xmin. Objects marked difficult are kept. Classes are
@@ -42,14 +70,14 @@ def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report:
 
     Args:
         name: Name of the dataset.
-        layout: Annotation files of each split.
+        layout: From `find`.
         split: The only split to keep; None keeps all. All are read: the classes are known only then.
         report: Called with each fault; the entry is skipped if it returns.
 
     Raises:
         DatasetError: If there is no object in the dataset.
     """
-    parsed = {key: list(_parse(paths, report)) for key, paths in layout.items()}
+    parsed = {key: list(_parse(paths, report)) for key, paths in layout.splits.items()}
     class_names = sorted(
         {
             object_name
@@ -61,7 +89,7 @@ def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report:
     )
     if not class_names:
         raise DatasetError(f"{name}: no <object> with a <name> in any annotation file")
-    reader = _Reader({object_name: label for label, object_name in enumerate(class_names)}, report)
+    reader = _Reader({object_name: label for label, object_name in enumerate(class_names)}, layout.root, report)
     splits = {
         key: tuple(image for path, root in documents if (image := reader.image(path, root)) is not None)
         for key, documents in parsed.items()
@@ -72,21 +100,24 @@ def read(name: str, layout: Mapping[str, list[Path]], split: str | None, report:
 class _Reader:
     """Turn documents into records, with ids by counting."""
 
-    def __init__(self, labels: Mapping[str, int], report: Reporter) -> None:
+    def __init__(self, labels: Mapping[str, int], root: Path, report: Reporter) -> None:
         self.labels = labels
+        self.root = root
+        self.lookup = ImageLookup(root)
         self.report = report
         self.images = 0
         self.objects = 0
-        self.folders: dict[Path, dict[str, Path]] = {}  # folder → stem → image file
 
     def image(self, path: Path, root: Element) -> ImageRecord | None:
         id = self.images
         self.images += 1
-        image_path = self._image_path(path, root)
         try:
-            height, width = (int(float(_text(root, f"size/{side}") or 0)) for side in ("height", "width"))
-            if not (height and width):
-                height, width = upright_size(image_path)
+            image_path = self._image_path(path, _text(root, "filename"))
+        except LookupError as error:
+            self.report(Finding("image-missing", str(error), path, id))
+            return None
+        try:
+            height, width = _stated_size(root) or upright_size(image_path)
         except (OSError, ValueError) as error:
             message = f"no usable <size>, and the size of {image_path} cannot be read: {error}"
             self.report(Finding("annotation-malformed", message, path, id))
@@ -118,41 +149,97 @@ class _Reader:
         box = (left, top, right - left, bottom - top)
         return ObjectRecord(self.objects, self.labels[name], box, area=box[2] * box[3], place=place)
 
-    def _image_path(self, path: Path, root: Element) -> Path:
-        """Return the image of an annotation file: the file with the same stem, else the file it names."""
-        beside = path.parent.parent / "JPEGImages" if path.parent.name == "Annotations" else path.parent
-        folder = beside if beside.is_dir() else path.parent.parent / "images"
-        if folder not in self.folders:
-            self.folders[folder] = {file.stem: file for file in image_files(folder)}
-        named = Path(_text(root, "filename").replace("\\", "/")).name or f"{path.stem}.jpg"
-        return self.folders[folder].get(path.stem, folder / named)
+    def _image_path(self, path: Path, named: str) -> Path:
+        """Return the image of an annotation file: the one with the same stem, else the one that it names.
+
+        Raises:
+            LookupError: If there is neither.
+        """
+        split = folder_split(path, self.root)
+        try:
+            return self.lookup.find(path.stem, path, split)
+        except LookupError:
+            return self.lookup.find(named or path.stem, path, split)
 
 
-def _annotation_folders(folder: Path) -> Iterator[Path]:
-    for pattern in ("Annotations", "*/Annotations", "*/*/Annotations"):
-        yield from (path for path in folder.glob(pattern) if path.is_dir())
+def _is_annotation(path: Path) -> bool:
+    """Return whether a file begins like an annotation file, in any encoding."""
+    with path.open("rb") as file:
+        return bool(_ROOT_TAG.search(file.read(_HEAD_BYTES).replace(b"\0", b"")))
 
 
-def _listed(folder: Path) -> dict[str, list[Path]]:
-    """Return the splits that `ImageSets/Main` lists; `trainval` counts only without `train`."""
-    splits: dict[str, list[Path]] = {}
-    for split, names in {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}.items():
-        for name in names:
-            list_file = folder.parent / "ImageSets" / "Main" / f"{name}.txt"
-            if list_file.is_file() and split not in splits:
-                lines = list_file.read_text(encoding="utf-8").splitlines()
-                splits[split] = [folder / f"{line.split()[0]}.xml" for line in lines if line.strip()]
-    return splits
+def _named_split(place: Path, root: Path) -> str | None:
+    """Return the split that a folder is named after; of the dataset's own name, only a whole word counts."""
+    if place == root:
+        return split_name(root.name) if root.name.isalnum() else None
+    return folder_split(place / "any", root)
 
 
-def _parse(paths: list[Path], report: Reporter) -> Iterator[tuple[Path, Element]]:
+def _listed(place: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """Return the splits that the lists beside a folder of annotation files make; none if they name none of the files.
+
+    `trainval` makes the one of `train` and `val` that has no list.
+    """
+    by_stem = {stem_key(path.stem): path for path in files}
+    for folder in (place.parent / "ImageSets" / "Main", place.parent / "ImageSets"):
+        lists = {
+            name: [_listed_file(line, place, by_stem) for line in read_text(file).splitlines() if line.strip()]
+            for name in ("train", "val", "test", "trainval")
+            if (file := folder / f"{name}.txt").is_file()
+        }
+        both = lists.pop("trainval", [])
+        for split, other in (("train", "val"), ("val", "train")):
+            if split not in lists and (rest := [path for path in both if path not in set(lists.get(other, []))]):
+                lists[split] = rest
+        if not set(by_stem.values()).isdisjoint(path for part in lists.values() for path in part):
+            return lists
+    return {}
+
+
+def _listed_file(line: str, place: Path, by_stem: Mapping[str, Path]) -> Path:
+    """Return the annotation file of a line: a name, which may have spaces, or a word before a class flag."""
+    names = [name.removesuffix(".xml") for name in (line.strip(), line.split()[0])]
+    return next((by_stem[key] for key in map(stem_key, names) if key in by_stem), place / f"{names[1]}.xml")
+
+
+def _parse(paths: tuple[Path, ...], report: Reporter) -> Iterator[tuple[Path, Element]]:
+    """Parse annotation files; other XML files are passed over."""
     for path in paths:
         try:
-            yield path, ElementTree.parse(path).getroot()
+            root = _parse_xml(path.read_bytes())
         except OSError as error:
             report(Finding("annotations-missing", f"cannot be read: {error.strerror}", path))
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError) as error:
             report(Finding("annotation-malformed", f"not XML: {error}", path))
+        else:
+            if root.tag == _ROOT:
+                yield path, root
+
+
+def _parse_xml(encoded: bytes) -> Element:
+    """Parse XML; text that the parser cannot decode is decoded as declared, else as `decode_text` does.
+
+    Raises:
+        ElementTree.ParseError, ValueError: If it is not XML.
+    """
+    try:
+        return ElementTree.fromstring(encoded)
+    except (ElementTree.ParseError, ValueError, LookupError):
+        declared = _ENCODING.match(encoded)
+        try:
+            text = encoded.decode(declared[1].decode() if declared else "utf-8")
+        except (LookupError, UnicodeDecodeError):
+            text = decode_text(encoded)
+        return ElementTree.fromstring(text)
+
+
+def _stated_size(root: Element) -> tuple[int, int] | None:
+    """Return the height and width that an annotation file states, if they are positive numbers."""
+    try:
+        height, width = (float(_text(root, f"size/{side}")) for side in ("height", "width"))
+    except ValueError:
+        return None
+    return (int(height), int(width)) if min(height, width) >= 1 and math.isfinite(height + width) else None
 
 
 def _text(element: Element, path: str) -> str:
