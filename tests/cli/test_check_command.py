@@ -55,8 +55,8 @@ def test_faults_are_shown_written_and_repaired(run, folder, tmp_path):
 
 def test_the_limits_are_options(run, folder):
     result = run(folder, "--queries", 3, "--stride", 512, "--quick")
-    assert result.exit_code == 1
-    assert "too-many-objects" in result.output
+    assert result.exit_code == 0, "training adds queries"
+    assert "warning too-many-objects" in result.output
     assert "objects-tiny" in result.output
 
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from transformers_detr.cli.check_output import show_findings, show_report
+from transformers_detr.data.box_frames import Frame
 from transformers_detr.data.readers import DATASET_HELP
 
 
@@ -23,6 +24,10 @@ def check(
     ] = None,
     fix: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a corrected copy in COCO's layout; DIR must not exist.")
+    ] = None,
+    boxes_in: Annotated[
+        Frame | None,
+        typer.Option(help="With --fix: what boxes mean that fit both the image and another stated size."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read the headers of the images only.")] = False,
     queries: Annotated[
@@ -50,7 +55,7 @@ def check(
             report.save(json_file)
         if fix is not None and report.dataset is not None:
             with _progress("Copying images") as progress:
-                report.fix(fix, progress)
+                report.fix(fix, progress, boxes_in=boxes_in)
     except OSError as error:
         console.print(f"[red]Not written:[/red] {escape(str(error))}")
         raise typer.Exit(1) from error

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers_detr.atomic_io import atomic_file
+from transformers_detr.data.box_frames import Frame
 from transformers_detr.data.checks import (
     Examined,
     check_classes,
     check_ids,
-    check_image,
     check_repeated_images,
+    check_split,
     check_splits,
     check_unannotated_files,
     class_counts,
@@ -81,22 +82,33 @@ class CheckReport:
         """The findings that may spoil training."""
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
-    def cleaned(self) -> DetectionDataset:
+    def cleaned(self, boxes_in: Frame | None = None) -> DetectionDataset:
         """Return the dataset with its faults repaired or left out, as `KINDS` says for each.
+
+        Args:
+            boxes_in: Frame of the boxes that do not tell whether they fit the image or another stated size. None
+                leaves these images unchanged.
 
         Raises:
             DatasetError: If the dataset could not be read.
         """
         if self.dataset is None:
             raise DatasetError(str(self.findings[0]))
-        return cleaned(self.dataset, self.examined)
+        return cleaned(self.dataset, self.examined, boxes_in)
 
-    def fix(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> DetectionDataset:
+    def fix(
+        self,
+        folder: str | Path,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        boxes_in: Frame | None = None,
+    ) -> DetectionDataset:
         """Write a corrected copy in COCO's layout. The source is not changed.
 
         Args:
             folder: Folder to make; it must not exist.
             progress: Called with the number of images written and their total.
+            boxes_in: As in `cleaned`.
 
         Returns:
             The copy.
@@ -105,7 +117,7 @@ class CheckReport:
             DatasetError: If the dataset could not be read.
             FileExistsError: If `folder` exists.
         """
-        write_coco(self.cleaned(), Path(folder), progress)
+        write_coco(self.cleaned(boxes_in), Path(folder), progress)
         return DetectionDataset.load(folder, report=lambda finding: None)
 
     def save(self, path: str | Path) -> None:
@@ -186,8 +198,7 @@ def check_dataset(
     findings = list(dataset.findings)
     examined = _examine(dataset, decode=not quick, progress=progress)
     for split, pairs in examined.items():
-        for record, facts in pairs:
-            findings += check_image(record, facts, num_queries, masks=not quick)
+        findings += check_split(pairs, num_queries, masks=not quick)
         findings += check_ids(dataset.splits[split])
     findings += check_repeated_images(examined)
     findings += check_unannotated_files(dataset.splits.values())

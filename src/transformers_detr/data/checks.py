@@ -11,18 +11,27 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from transformers_detr.data.box_frames import (
+    FRAME_SLACK_PX,
+    Frame,
+    Mismatch,
+    are_relative,
+    find_frames,
+    in_frame,
+    size_mismatch,
+    within_one_pixel,
+)
 from transformers_detr.data.detection_dataset import DetectionDataset
+from transformers_detr.data.field_values import Box, shown
 from transformers_detr.data.file_discovery import image_files
 from transformers_detr.data.findings import Finding
 from transformers_detr.data.image_inspection import ImageFacts
+from transformers_detr.data.masks import mask_extent, mask_problem
 from transformers_detr.data.records import ImageRecord, ObjectRecord
 from transformers_detr.hub.published_checkpoints import NO_CLASS
-from transformers_detr.model.coco_masks_detr import decode_rle, polygon_problem
 
-FRAME_SLACK_PX = 1.0
-"""Boxes may reach this far beyond the frame: annotators round."""
+LARGEST_RELATIVE = 2.0
+"""Numbers of relative boxes are smaller, even where the boxes reach beyond their images."""
 
 MASK_SLACK_PX = 2.0
 """Masks may reach this far beyond their boxes."""
@@ -37,8 +46,15 @@ Examined = Mapping[str, Sequence[tuple[ImageRecord, ImageFacts]]]
 """The records of each split with the facts about their image files."""
 
 
-def judge_box(box_xywh_px: tuple[float, float, float, float], height: int, width: int) -> tuple[str, str] | None:
-    """Return code and message of a fault of a box in an image of this size; None without one."""
+def judge_box(box_xywh_px: Box, height: int, width: int, relative: bool) -> tuple[str, str] | None:
+    """Return code and message of a fault of a box in an image of this size; None without one.
+
+    Args:
+        box_xywh_px: The box.
+        height: Height of the image.
+        width: Width of the image.
+        relative: Whether most boxes of the split are relative, though the format wants pixels.
+    """
     x, y, w, h = box_xywh_px
     shown = "[" + ", ".join(f"{value:g}" for value in box_xywh_px) + "] (x, y, width, height)"
     if not all(map(math.isfinite, box_xywh_px)):
@@ -48,8 +64,10 @@ def judge_box(box_xywh_px: tuple[float, float, float, float], height: int, width
     if w == 0 or h == 0:
         return "box-empty", f"box {shown} has no area"
     frame = f"image of {width}×{height} (width × height)"
-    if x >= 0 and y >= 0 and x + w <= 1 + 1e-3 and y + h <= 1 + 1e-3 and min(height, width) > 2:
+    if relative and max(map(abs, box_xywh_px)) < LARGEST_RELATIVE < min(height, width):
         return "box-relative", f"box {shown} is relative, not in pixels of an {frame}"
+    if within_one_pixel(box_xywh_px) and min(height, width) > LARGEST_RELATIVE:
+        return "box-below-pixel", f"box {shown} lies within one pixel of an {frame}, other boxes are in pixels"
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return "box-outside", f"box {shown} lies outside an {frame}"
     beyond = max(-x, -y, x + w - width, y + h - height)
@@ -58,16 +76,27 @@ def judge_box(box_xywh_px: tuple[float, float, float, float], height: int, width
     return None
 
 
-def judge_size(record: ImageRecord, facts: ImageFacts) -> tuple[str, str] | None:
-    """Return code and message if an image's size disagrees with its annotations, else None."""
-    said = (record.height, record.width)
-    if said == facts.upright:
+def judge_size(record: ImageRecord, facts: ImageFacts, frame: Frame | None) -> tuple[str, str] | None:
+    """Return code and message if the stated size of an image contradicts its file, else None.
+
+    Args:
+        record: The image.
+        facts: The facts about its file.
+        frame: The frame of its boxes, from `find_frames`.
+    """
+    mismatch = size_mismatch(record, facts)
+    if mismatch is None:
         return None
-    shown = " and ".join(f"{width}×{height}" for height, width in (said, facts.upright))
-    if said == facts.stored:
-        rotated = f"annotated as {shown.replace(' and ', ', but shown as ')}"
-        return "exif-unrotated", f"{rotated} (width × height) by its EXIF orientation {facts.orientation}"
-    return "size-mismatch", f"annotations and image are {shown} (width × height)"
+    height, width = facts.upright
+    sizes = f"the annotations say {record.width}×{record.height} (width × height), the image has {width}×{height}"
+    if mismatch is Mismatch.UNROTATED:
+        sizes += f" by its EXIF orientation {facts.orientation}"
+    if frame is Frame.IMAGE:
+        return "size-misstated", f"{sizes}; the boxes fit the image"
+    if frame is Frame.STATED:
+        code = "exif-unrotated" if mismatch is Mismatch.UNROTATED else "size-mismatch"
+        return code, f"{sizes}; the boxes fit the stated size"
+    return "size-ambiguous", f"{sizes}; say which size the boxes mean by --boxes-in image or --boxes-in stated"
 
 
 def repeated_objects(record: ImageRecord) -> Iterator[ObjectRecord]:
@@ -86,41 +115,43 @@ def has_wrong_area(item: ObjectRecord) -> bool:
     return not 0 < item.area <= (width + 1) * (height + 1)
 
 
-def mask_problem(record: ImageRecord, item: ObjectRecord) -> str | None:
-    """Describe what keeps a segmentation from being a mask of its image; None if it is one."""
-    segmentation = item.segmentation
-    if isinstance(segmentation, Mapping):
-        try:
-            mask = decode_rle(dict(segmentation))
-        except (KeyError, TypeError, ValueError) as error:
-            return f"run lengths: {error}"
-        if mask.shape != (record.height, record.width):
-            return f"run lengths of size {mask.shape}, but the image is {(record.height, record.width)}"
-        return None if mask.any() else "run lengths of an empty mask"
-    if not isinstance(segmentation, list) or not segmentation:
-        return f"must be polygons or run lengths, got {segmentation!r}"
-    return next(filter(None, map(polygon_problem, segmentation)), None)
+def misfit_of_mask(record: ImageRecord, item: ObjectRecord) -> str | None:
+    """Describe what keeps a segmentation from being a mask of its image; None if it is one, or there is none."""
+    size = item.segmentation.get("size") if isinstance(item.segmentation, Mapping) else None
+    if item.segmentation is None:
+        return None
+    if size and size != [record.height, record.width]:
+        return f"run lengths of size {shown(size)}, but the image is {[record.height, record.width]}"
+    return mask_problem(item.segmentation)
 
 
-def check_image(record: ImageRecord, facts: ImageFacts, num_queries: int, masks: bool) -> Iterator[Finding]:
-    """Check one image, its size and its objects; `masks` includes the segmentations."""
-    problem = facts.problem or judge_size(record, facts)
-    if problem is not None:
-        yield Finding(*problem, file=record.path, image_id=record.id)
+def check_split(pairs: Sequence[tuple[ImageRecord, ImageFacts]], num_queries: int, masks: bool) -> Iterator[Finding]:
+    """Check the images of a split, their sizes and their objects; `masks` includes the segmentations."""
+    frames = find_frames(pairs)
+    relative = are_relative(record for record, _ in pairs)
+    for record, facts in pairs:
+        frame = frames.get(record.id)
+        problem = facts.problem or judge_size(record, facts, frame)
+        if problem is not None:
+            yield Finding(*problem, file=record.path, image_id=record.id)
+        yield from _check_objects(in_frame(record, facts, frame), num_queries, masks, relative)
+
+
+def _check_objects(record: ImageRecord, num_queries: int, masks: bool, relative: bool) -> Iterator[Finding]:
     count = sum(not item.iscrowd for item in record.objects)
     if count > num_queries:
         message = f"{count} objects, but the model has {num_queries} queries"
         yield Finding("too-many-objects", message, record.source, record.id)
     repeated = {id(item) for item in repeated_objects(record)}
     for item in record.objects:
-        for code, message in _object_problems(record, item, id(item) in repeated, masks):
+        for code, message in _object_problems(record, item, id(item) in repeated, masks, relative):
             yield Finding(code, message, record.source, record.id, item.id, item.place)
 
 
 def _object_problems(
-    record: ImageRecord, item: ObjectRecord, is_repeated: bool, masks: bool
+    record: ImageRecord, item: ObjectRecord, is_repeated: bool, masks: bool, relative: bool
 ) -> Iterator[tuple[str, str]]:
-    verdict = judge_box(item.box_xywh_px, record.height, record.width)
+    verdict = judge_box(item.box_xywh_px, record.height, record.width, relative)
     if verdict is not None:
         yield verdict
         if verdict[0] != "box-beyond-frame":
@@ -130,7 +161,7 @@ def _object_problems(
     if has_wrong_area(item):
         yield "area-mismatch", f"area {item.area:g}, but the box is {list(item.box_xywh_px)}"
     if masks and item.segmentation is not None:
-        message = mask_problem(record, item)
+        message = misfit_of_mask(record, item)
         if message is not None:
             yield "segmentation-invalid", message
         elif (beyond := _mask_beyond_box(item)) > MASK_SLACK_PX:
@@ -139,14 +170,9 @@ def _object_problems(
 
 def _mask_beyond_box(item: ObjectRecord) -> float:
     """Return how far a valid mask reaches beyond its box, in pixels."""
-    if isinstance(item.segmentation, Mapping):
-        rows, columns = np.nonzero(decode_rle(dict(item.segmentation)))
-        left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
-    else:
-        xs, ys = (np.concatenate([polygon[axis::2] for polygon in item.segmentation]) for axis in (0, 1))
-        left, right, top, bottom = xs.min(), xs.max(), ys.min(), ys.max()
+    left, top, right, bottom = mask_extent(item.segmentation)
     x, y, width, height = item.box_xywh_px
-    return float(max(x - left, y - top, right - x - width, bottom - y - height))
+    return max(x - left, y - top, right - x - width, bottom - y - height)
 
 
 def check_ids(records: Sequence[ImageRecord]) -> Iterator[Finding]:

@@ -4,49 +4,87 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from transformers_detr.atomic_io import atomic_folder
+from transformers_detr.data.box_frames import (
+    FRAME_SLACK_PX,
+    Frame,
+    Mismatch,
+    are_relative,
+    find_frames,
+    in_frame,
+    size_mismatch,
+)
 from transformers_detr.data.checks import (
     Examined,
     has_wrong_area,
     judge_box,
-    judge_size,
-    mask_problem,
+    misfit_of_mask,
     repeated_images,
     repeated_objects,
 )
 from transformers_detr.data.detection_dataset import DetectionDataset
+from transformers_detr.data.file_discovery import ORIENTATION_TAG
 from transformers_detr.data.image_inspection import ImageFacts
 from transformers_detr.data.records import ImageRecord, ObjectRecord
 from transformers_detr.inference.sources import IMAGE_SUFFIXES
+from transformers_detr.model.coco_masks_detr import CocoRle, decode_rle, encode_rle
 
 Point = tuple[float, float]
 Move = Callable[[float, float], Point]
 """Maps a point of the image to its new place, in pixels."""
 
 
-def cleaned(dataset: DetectionDataset, examined: Examined) -> DetectionDataset:
+def cleaned(dataset: DetectionDataset, examined: Examined, boxes_in: Frame | None = None) -> DetectionDataset:
     """Return a dataset with its faults repaired as `KINDS` says; objects are renumbered from 1.
 
     Args:
         dataset: The dataset.
         examined: Its records with the facts about their image files, by split.
+        boxes_in: Frame of the boxes that fit both the image and another stated size; None leaves such images unchanged.
     """
-    surplus = {(split, record.id) for _, record, split, _, _ in repeated_images(examined)}
-    splits = {}
+    splits: dict[str, dict[int, ImageRecord]] = {}
     for split, pairs in examined.items():
-        records = [
-            _clean_image(record, facts)
+        frames = find_frames(pairs, boxes_in)
+        relative = are_relative(record for record, _ in pairs)
+        splits[split] = {
+            record.id: _clean_image(record, facts, frames.get(record.id), relative)
             for record, facts in pairs
-            if facts.problem is None and (split, record.id) not in surplus
-        ]
-        splits[split] = tuple(_numbered(records))
-    return replace(dataset, splits=splits, findings=())
+            if facts.problem is None
+        }
+    for _, record, split, other_split, other in repeated_images(examined):
+        _merge(splits[split], record.id, splits[other_split], other.id)
+    return replace(
+        dataset, splits={split: tuple(_numbered(records.values())) for split, records in splits.items()}, findings=()
+    )
+
+
+def _merge(records: dict[int, ImageRecord], id: int, others: dict[int, ImageRecord], other_id: int) -> None:
+    """Leave out an image that is in the dataset elsewhere, unless an object would be lost.
+
+    Two entries of one file in one split become one image with the objects of both.
+    """
+    record, other = records[id], others[other_id]
+    if (record.height, record.width) != (other.height, other.width):
+        return
+    missing = tuple(item for item in record.objects if not any(_same(item, known) for known in other.objects))
+    if missing and (records is not others or record.path != other.path or record.read_bytes is not None):
+        return
+    others[other_id] = replace(other, objects=(*other.objects, *missing))
+    del records[id]
+
+
+def _same(one: ObjectRecord, other: ObjectRecord) -> bool:
+    distances = (abs(a - b) for a, b in zip(one.box_xywh_px, other.box_xywh_px, strict=True))
+    return one.label == other.label and one.iscrowd == other.iscrowd and max(distances) <= FRAME_SLACK_PX
 
 
 def write_coco(dataset: DetectionDataset, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
@@ -67,18 +105,17 @@ def write_coco(dataset: DetectionDataset, folder: Path, progress: Callable[[int,
         (partial / "annotations").mkdir()
         for split, records in dataset.splits.items():
             (partial / split).mkdir()
-            named: dict[str, ImageRecord] = {}
+            named: list[ImageRecord] = []
+            taken: set[str] = set()
             for record in records:
                 encoded = record.encoded()
-                name = _file_name(record, encoded)
-                if name in named:
-                    name = f"{record.id}_{name}"
+                name = _free_name(_file_name(record, encoded), taken)
                 (partial / split / name).write_bytes(encoded)
-                named[name] = replace(record, path=Path(name))
+                named.append(replace(record, path=Path(name)))
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            content = replace(dataset, splits={split: tuple(named.values())}).to_coco(split)
+            content = replace(dataset, splits={split: tuple(named)}).to_coco(split)
             file = partial / "annotations" / f"instances_{split}.json"
             file.write_text(json.dumps(content), encoding="utf-8")
 
@@ -90,7 +127,15 @@ def _file_name(record: ImageRecord, encoded: bytes) -> str:
         return f"{record.path.name}.{(image.format or 'png').lower()}"
 
 
-def _numbered(records: list[ImageRecord]) -> list[ImageRecord]:
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a name that no other file of the folder has, on any system, and add it to `taken`."""
+    names = chain([name], (f"{number}_{name}" for number in count(2)))
+    free = next(name for name in names if name.casefold() not in taken)
+    taken.add(free.casefold())
+    return free
+
+
+def _numbered(records: Iterable[ImageRecord]) -> list[ImageRecord]:
     """Number the objects of all records from 1."""
     count = 0
     numbered = []
@@ -102,31 +147,36 @@ def _numbered(records: list[ImageRecord]) -> list[ImageRecord]:
     return numbered
 
 
-def _clean_image(record: ImageRecord, facts: ImageFacts) -> ImageRecord:
-    height, width = facts.upright
+def _clean_image(record: ImageRecord, facts: ImageFacts, frame: Frame | None, relative: bool) -> ImageRecord:
+    """Return an image with its faults repaired; unchanged if nobody knows the frame of its boxes."""
+    mismatch = size_mismatch(record, facts)
+    if mismatch is not None and frame is None:
+        return record
+    record = in_frame(record, facts, frame)
     surplus = {id(item) for item in repeated_objects(record)}
     objects = [_without_bad_mask(record, item) for item in record.objects if id(item) not in surplus]
-    repaired = (_clean_box(item, record.height, record.width) for item in objects)
+    repaired = (_clean_box(item, record.height, record.width, relative) for item in objects)
     kept = [item for item in repaired if item is not None]
-    verdict = judge_size(record, facts)
-    if verdict is not None:
-        move = _upright(facts) if verdict[0] == "exif-unrotated" else _scaled(record, facts)
-        kept = [_moved(item, move) for item in kept]
+    if frame is Frame.STATED:
+        move = _upright(facts) if mismatch is Mismatch.UNROTATED else _scaled(record, facts)
+        kept = [_moved(item, move, facts, mismatch) for item in kept]
+    height, width = facts.upright
     return replace(record, height=height, width=width, objects=tuple(kept))
 
 
-def _clean_box(item: ObjectRecord, height: int, width: int) -> ObjectRecord | None:
+def _clean_box(item: ObjectRecord, height: int, width: int, relative: bool) -> ObjectRecord | None:
     """Return the object with a box inside the image and a matching area; None if it is left out."""
-    code, _ = judge_box(item.box_xywh_px, height, width) or (None, "")
+    code, _ = judge_box(item.box_xywh_px, height, width, relative) or (None, "")
     x, y, w, h = item.box_xywh_px
     if code == "box-relative":
-        item = replace(item, box_xywh_px=(x * width, y * height, w * width, h * height))
-    elif code == "box-beyond-frame":
+        scaled = replace(item, box_xywh_px=(x * width, y * height, w * width, h * height), area=w * width * h * height)
+        return _clean_box(scaled, height, width, relative=False)
+    if code == "box-beyond-frame":
         left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)
         item = replace(item, box_xywh_px=(left, top, right - left, bottom - top))
     elif code is not None:
         return None
-    return replace(item, area=_box_area(item)) if has_wrong_area(item) or code == "box-relative" else item
+    return replace(item, area=_box_area(item)) if has_wrong_area(item) else item
 
 
 def _box_area(item: ObjectRecord) -> float:
@@ -134,9 +184,7 @@ def _box_area(item: ObjectRecord) -> float:
 
 
 def _without_bad_mask(record: ImageRecord, item: ObjectRecord) -> ObjectRecord:
-    if item.segmentation is None or mask_problem(record, item) is None:
-        return item
-    return replace(item, segmentation=None)
+    return item if misfit_of_mask(record, item) is None else replace(item, segmentation=None)
 
 
 def _upright(facts: ImageFacts) -> Move:
@@ -157,16 +205,25 @@ def _scaled(record: ImageRecord, facts: ImageFacts) -> Move:
     return lambda x, y: (x * width / record.width, y * height / record.height)
 
 
-def _moved(item: ObjectRecord, move: Move) -> ObjectRecord:
-    """Move an object with its polygons; run lengths are left out."""
+def _moved(item: ObjectRecord, move: Move, facts: ImageFacts, mismatch: Mismatch | None) -> ObjectRecord:
+    """Move an object with its mask."""
     x, y, width, height = item.box_xywh_px
     (left, top), (right, bottom) = move(x, y), move(x + width, y + height)
     box = (min(left, right), min(top, bottom), abs(right - left), abs(bottom - top))
-    polygons = None
-    if isinstance(item.segmentation, list):
-        polygons = [
-            [value for pair in zip(line[0::2], line[1::2], strict=True) for value in move(*pair)]
-            for line in item.segmentation
-        ]
+    mask = item.segmentation
+    if isinstance(mask, list):
+        mask = [[value for pair in zip(line[0::2], line[1::2], strict=True) for value in move(*pair)] for line in mask]
+    elif mask is not None:
+        mask = _moved_run_lengths(mask, facts, mismatch)
     share = item.area / (width * height)
-    return replace(item, box_xywh_px=box, area=share * box[2] * box[3], segmentation=polygons)
+    return replace(item, box_xywh_px=box, area=share * box[2] * box[3], segmentation=mask)
+
+
+def _moved_run_lengths(mask: Any, facts: ImageFacts, mismatch: Mismatch | None) -> CocoRle:
+    image = Image.fromarray(decode_rle(mask).astype(np.uint8))
+    if mismatch is Mismatch.UNROTATED:
+        image.getexif()[ORIENTATION_TAG] = facts.orientation
+        image = ImageOps.exif_transpose(image)
+    else:
+        image = image.resize(facts.upright[::-1], Image.Resampling.NEAREST)
+    return encode_rle(np.asarray(image))

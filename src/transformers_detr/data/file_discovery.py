@@ -19,7 +19,7 @@ from transformers_detr.model.image_io_detr import LFS_POINTER, NPY_MAGIC, load_i
 
 T = TypeVar("T")
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _FIRST_SIDEWAYS = 5  # EXIF orientations 5 to 8 swap width and height
 
 _SPLIT_WORDS = {
@@ -115,7 +115,7 @@ def stored_size(encoded: bytes | Path) -> tuple[tuple[int, int], int]:
             raise ValueError(f"cannot be read as an image: {error}") from error
         orientation = 1
         with suppress(Exception):  # a damaged EXIF block can raise anything too, in an intact image
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
         return (image.height, image.width), orientation if orientation in range(1, 9) else 1
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers_detr.data.box_conventions import Convention, correct_convention
 from transformers_detr.data.findings import DatasetError, Reporter
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class DatasetReader:
         label: Its name for users.
         layout: Files by which it is recognized, for messages.
         module: File of this folder with `find` and `read`.
+        boxes: How it gives boxes.
     """
 
     label: str
     layout: str
     module: str
+    boxes: Convention
 
     @property
     def functions(self) -> Any:
@@ -42,10 +45,12 @@ class DatasetReader:
 
 
 READERS = {
-    "coco": DatasetReader("COCO", "annotations/instances_train.json, annotations.json", "coco"),
-    "yolo": DatasetReader("YOLO", "data.yaml, classes.txt", "yolo"),
-    "voc": DatasetReader("Pascal VOC", "Annotations/*.xml", "voc"),
-    "datasets": DatasetReader("Hugging Face datasets", "dataset_dict.json, metadata.jsonl, *.parquet", "hf_datasets"),
+    "coco": DatasetReader("COCO", "annotations/instances_train.json, annotations.json", "coco", "corner and size"),
+    "yolo": DatasetReader("YOLO", "data.yaml, classes.txt", "yolo", "center and size"),
+    "voc": DatasetReader("Pascal VOC", "Annotations/*.xml", "voc", "two corners"),
+    "datasets": DatasetReader(
+        "Hugging Face datasets", "dataset_dict.json, metadata.jsonl, *.parquet", "hf_datasets", "corner and size"
+    ),
 }
 """Formats by the value of `DetectionDataset.format`, in the order in which they are tried."""
 
@@ -71,6 +76,15 @@ def read_dataset(
         DatasetError: If there is no dataset, or a fault that makes it unreadable.
     """
     path, name = Path(source), str(source)
+    format_, read = _read(path, name, split, report, keep_category_ids)
+    convention = READERS[format_].boxes
+    splits = {key: correct_convention(records, convention, key, path, report) for key, records in read.splits.items()}
+    return format_, read._replace(splits=splits)
+
+
+def _read(
+    path: Path, name: str, split: str | None, report: Reporter, keep_category_ids: bool
+) -> tuple[str, ReadDataset]:
     if not path.exists():
         if not HUB_NAME.fullmatch(name):
             raise DatasetError(f"{name}: no such file or folder")
