@@ -97,6 +97,19 @@ def test_wrong_sizes_are_refused(sizes, message, outputs):
         post_process_object_detection(outputs, target_sizes=sizes)
 
 
+def test_the_threshold_is_a_half_by_default(outputs):
+    for one, other in zip(
+        post_process_object_detection(outputs), post_process_object_detection(outputs, 0.5), strict=True
+    ):
+        assert 0 < len(one["scores"]) < outputs.logits.shape[1]
+        assert torch.equal(one["boxes"], other["boxes"])
+
+
+def test_logits_and_boxes_of_different_batches_are_refused(outputs):
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        post_process_object_detection(SimpleNamespace(logits=outputs.logits, pred_boxes=outputs.pred_boxes[:1]))
+
+
 def test_top_k_are_the_best_in_order(outputs):
     every = post_process_object_detection(outputs, threshold=-1)
     best = post_process_object_detection(outputs, threshold=-1, top_k=3)
@@ -163,6 +176,11 @@ def test_instance_masks_do_not_depend_on_padding_or_on_other_queries(outputs):
         assert torch.equal(single["masks"], result["masks"])
     (nothing, _) = post_process_instance_masks(outputs, sizes, targets, threshold=1)
     assert nothing["masks"].shape == (0, 31, 40)
+
+
+def test_wrong_processed_sizes_are_refused_by_name(outputs):
+    with pytest.raises(ValueError, match=r"^processed_sizes\[1\] must be"):
+        post_process_instance_masks(outputs, [(24, 20), (0, 20)], [(24, 20)] * 2)
 
 
 def test_processed_size_larger_than_the_masks_is_refused(outputs):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from transformers_detr.model import postprocessing_segmentation_detr
 from transformers_detr.model.coco_masks_detr import rgb_to_ids
 from transformers_detr.model.postprocessing_segmentation_detr import (
     NO_SEGMENT,
@@ -98,6 +99,21 @@ def test_semantic_maps_are_those_of_stock(targets, stock):
         assert torch.equal(with_scores["segmentation_scores"].argmax(0), our)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 7, 19])
+def test_semantic_maps_do_not_depend_on_the_number_of_classes_at_once(at_once, monkeypatch):
+    """Every class wins somewhere; of equal classes the first."""
+    outputs = make_outputs()
+    classes = torch.arange(2 * QUERIES).view(2, QUERIES) % CLASSES
+    outputs.logits.scatter_(2, classes[..., None], 9.0)
+    outputs.logits[:, :, -1] = -9.0
+    outputs.logits[..., 11] = outputs.logits[..., 4]
+    expected = post_process_semantic_segmentation(outputs, TARGETS, return_segmentation_scores=True)
+    monkeypatch.setattr(postprocessing_segmentation_detr, "CLASSES_AT_ONCE", at_once)
+    for ours, scored in zip(post_process_semantic_segmentation(outputs, TARGETS), expected, strict=True):
+        assert torch.equal(ours, scored["segmentation_scores"].argmax(0))
+    assert len(torch.cat([result["segmentation"].flatten() for result in expected]).unique()) > 12
+
+
 @pytest.mark.parametrize("threshold", [1.0, 0.999999])
 @pytest.mark.parametrize(
     "post_process",
@@ -127,6 +143,9 @@ def test_nothing_is_one_value(post_process, threshold):
             processed_sizes=sizes,
             **SETTINGS,
         ),
+        lambda outputs, sizes: post_process_instance_segmentation(
+            outputs, target_sizes=TARGETS[: len(sizes)], processed_sizes=sizes, **SETTINGS
+        ),
         lambda outputs, sizes: post_process_panoptic_paper(
             outputs, sizes, threshold=0.3, label_ids_to_fuse={1}, target_sizes=TARGETS[: len(sizes)]
         ),
@@ -135,7 +154,7 @@ def test_nothing_is_one_value(post_process, threshold):
             for classes in post_process_semantic_segmentation(outputs, TARGETS[: len(sizes)], processed_sizes=sizes)
         ],
     ],
-    ids=["panoptic", "paper", "semantic"],
+    ids=["panoptic", "instance", "paper", "semantic"],
 )
 def test_segments_in_a_padded_batch_are_those_of_the_image_alone(post_process):
     canvas = make_outputs()
@@ -236,3 +255,5 @@ def test_segments_as_coco_panoptic_annotation():
         left, top, right, bottom = mask.getbbox()
         assert info["bbox"] == [left, top, right - left, bottom - top]
         assert info["area"] == (ids == info["id"]).sum()
+        assert set(info) == {"id", "category_id", "area", "bbox", "iscrowd"}
+        assert info["iscrowd"] == 0

@@ -9,7 +9,7 @@ import pickle
 import pytest
 from transformers.image_utils import SizeDict as StockSizeDict
 
-from transformers_detr.model.resize_detr import read_size, resized_size
+from transformers_detr.model.resize_detr import SizeDict, read_size, resized_size
 
 
 def test_sizes_equal_the_originals(golden_json):
@@ -83,6 +83,38 @@ def test_read_size(size, max_size, expected):
 def test_other_sizes_are_refused(size, message):
     with pytest.raises(ValueError, match=message):
         read_size(size)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "expected"),
+    [
+        (1, 1000, {"longest_edge": 1000}, (1, 1000)),
+        (1000, 1, {"longest_edge": 1000}, (1000, 1)),
+        (1, 1000, {"longest_edge": 400}, None),
+        (1000, 1, {"longest_edge": 400}, None),
+        (480, 640, {"height": 1, "width": 1}, (1, 1)),
+    ],
+)
+def test_a_side_may_have_one_pixel_but_not_none(height, width, size, expected):
+    if expected is not None:
+        assert resized_size(height, width, read_size(size)) == expected
+        return
+    with pytest.raises(ValueError, match=r"^image: is too elongated"):
+        resized_size(height, width, read_size(size))
+
+
+def test_refusals_name_size_and_list_its_forms():
+    forms = "shortest_edge and longest_edge, or shortest_edge, or longest_edge, or height and width, or max_height and"
+    with pytest.raises(ValueError, match=rf"^size must be a number, \(height, width\), or give {forms} max_width; got"):
+        read_size({"height": 5})
+    with pytest.raises(ValueError, match="^pad_size must be .*'third number': 3"):
+        read_size((1, 2, 3), name="pad_size")
+
+
+def test_sizes_of_ours_are_read_as_they_are():
+    assert read_size(SizeDict(height=3, width=4)) == {"height": 3, "width": 4}
+    with pytest.raises(AttributeError, match="depth"):
+        _ = SizeDict(height=3, width=4).depth
 
 
 def test_size_reads_in_both_manners_and_survives_copies():

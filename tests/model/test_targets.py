@@ -122,6 +122,13 @@ def test_masks_are_refused_by_name(masks, message):
     assert "labels[1] (image_id 42)" in str(error.value)
 
 
+def test_an_image_id_may_be_a_plain_number():
+    labels = labels_with(boxes=torch.zeros(3, 4).int())
+    labels[1]["image_id"] = 42
+    with pytest.raises(ValueError, match=r"labels\[1\] \(image_id 42\)"):
+        read_targets(labels, **SHAPE)
+
+
 def test_missing_parts_are_named():
     labels = labels_with()
     with pytest.raises(ValueError, match=r"labels\[0\] has no 'masks'; its keys are \['boxes', 'class_labels'\]"):

@@ -34,7 +34,7 @@ class SizeDict(dict[str, int]):
     """A size that reads as `size["height"]` and, as in transformers since 5.0, as `size.height`."""
 
     def __getattr__(self, key: str) -> int | None:
-        if key.startswith("__") or not any(key in form for form in SIZE_FORMS):
+        if not any(key in form for form in SIZE_FORMS):
             raise AttributeError(key)
         return self.get(key)
 
