@@ -107,7 +107,7 @@ def test_refusals_name_size_and_list_its_forms():
     forms = "shortest_edge and longest_edge, or shortest_edge, or longest_edge, or height and width, or max_height and"
     with pytest.raises(ValueError, match=rf"^size must be a number, \(height, width\), or give {forms} max_width; got"):
         read_size({"height": 5})
-    with pytest.raises(ValueError, match="^pad_size must be .*'third number': 3"):
+    with pytest.raises(ValueError, match=r"^pad_size must be .*'third number': 3"):
         read_size((1, 2, 3), name="pad_size")
 
 

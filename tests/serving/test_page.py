@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from serving.conftest import SIZES, png
+from serving.conftest import SIZES, png, running
 from transformers_detr.serving import app as app_module
 
 WIDTHS = {390: 844, 1280: 860}
@@ -245,3 +245,76 @@ def test_errors_are_shown(browser, service, images):
     page.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": png(images[0])})
     wait_for(lambda: "cannot be reached" in page.page.locator("#error").inner_text())
     page.context.close()
+
+
+def focused(page):
+    """Return what the keyboard is on: its id, or its accessible name."""
+    return page.evaluate(
+        "() => document.activeElement.id || document.activeElement.getAttribute('aria-label')"
+        " || document.activeElement.textContent.trim()"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_by_keyboard_alone(browser, loaders, detector, images, width, scheme):
+    """Type and paste the token, reach every control by Tab, move the slider, step over objects; seconds."""
+    context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    with running(loaders, preload=True, token="s3cret token") as service:
+        service.wait_until_ready()
+        page.goto(service.url)
+        page.wait_for_selector("#token-form:not([hidden])")
+        page.keyboard.press("Tab")
+        assert focused(page) == "token"
+        page.keyboard.type("s3cret")
+        page.keyboard.press("Control+A")
+        page.keyboard.press("Control+X")
+        assert page.locator("#token").input_value() in ("", "s3cret")  # a password may not be cut
+        page.keyboard.press("Control+A")
+        page.keyboard.type("s3cret token")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#token-form", state="hidden")
+
+        with page.expect_file_chooser() as chooser:
+            for _ in range(12):
+                page.keyboard.press("Tab")
+                if focused(page) == "choose":
+                    break
+            page.keyboard.press("Enter")
+        chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": png(images[4].resize((960, 480)))})
+        page.wait_for_selector("#panel:not([hidden])")
+        wait_for(lambda: page.locator(".marker").count() > 0)
+
+        reached = []
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.append(focused(page))
+            if reached[-1] == "threshold":
+                before = int(page.locator("#threshold").input_value())
+                page.keyboard.press("ArrowLeft")
+                assert int(page.locator("#threshold").input_value()) == before - 1
+                page.keyboard.press("ArrowRight")
+                assert int(page.locator("#threshold").input_value()) == before
+            elif page.evaluate("() => document.activeElement.classList.contains('marker')"):
+                first = page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+                page.keyboard.press("ArrowRight")
+                step = page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+                assert step
+                assert step != first or page.locator(".marker:not([hidden])").count() == 1
+        assert {"choose", "save-image", "save-json", "threshold"} <= set(reached)
+        assert all(reached), "a control has no name"
+        unnamed = page.evaluate(
+            """() => [...document.querySelectorAll("button, input, select, [role]")]
+                .filter((one) => one.checkVisibility() && !one.closest("[aria-hidden=true]"))
+                .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.length))
+                .map((one) => one.outerHTML)"""
+        )
+        assert [one for one in unnamed if "role" not in one] == []
+        page.keyboard.press("Escape")
+    assert not errors
+    context.close()

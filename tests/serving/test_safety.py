@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 import socket
 import struct
 import time
@@ -17,9 +18,12 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 from starlette.requests import Request
+from typer.testing import CliRunner
 
 from serving.conftest import png, running
+from transformers_detr import cli
 from transformers_detr.serving import auth, server
+from transformers_detr.serving.app import create_app
 from transformers_detr.serving.errors import ServiceError
 from transformers_detr.serving.limits import Limits
 from transformers_detr.serving.request_body import parse_json
@@ -75,7 +79,7 @@ def raw(service, *parts, pause=0.0, seconds=10):
 
 def head(length=None, path="/", kind="application/octet-stream", extra=""):
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{size}\r\n{extra}\r\n".encode()
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{size}\r\n{extra}\r\n".encode()
 
 
 def test_bombs_are_refused_before_decoding(small, monkeypatch):
@@ -177,7 +181,7 @@ def test_slow_heads_are_cut_off(small, monkeypatch):
     monkeypatch.setattr(server, "_HEADER_SECONDS", 0.5)
     start = time.monotonic()
     assert raw(small, b"POST / HT", *[b"X"] * 8, pause=0.1) is None
-    content = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    content = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert raw(small, content, b"GET /hea", *[b"l"] * 8, pause=0.1) == 200, "the second head on a connection too"
     assert time.monotonic() - start < 8
 
@@ -187,10 +191,10 @@ def test_slow_heads_are_cut_off(small, monkeypatch):
     [
         b"\x00\x01\x02\r\n\r\n",
         b"GET /health HTTQ/1.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-        b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 2_000_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2_000_000 + b"\r\n\r\n",
     ],
 )  # fmt: skip
 def test_broken_http(small, request_):
@@ -374,3 +378,82 @@ def _cases(schemathesis, operation, count):
 
             collect()
     return found
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:8000"}, 200),
+        ({"Host": "127.0.0.1"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "192.168.1.5:80"}, 200),
+        ({"Host": "photos.example"}, 200),
+        ({"Host": "PHOTOS.example:8000"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, 200),
+        ({"Host": "photos.example", "Origin": "https://photos.example"}, 200),
+        ({"Host": "localhost:8000", "Origin": "https://friend.example"}, 200),
+        ({"Host": "localhost:8000", "Origin": "https://friend.example.evil.example"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:9000"}, 403),
+        ({"Host": "localhost:8000", "Origin": "null"}, 403),
+        ({"Host": "localhost:8000", "Origin": "https://evil.example"}, 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/", "/models", "/openapi.json"])
+def test_other_names_and_origins_are_refused(known, path, headers, status):
+    connection = http.client.HTTPConnection("127.0.0.1", known.port, timeout=10)
+    connection.putrequest("GET", path, skip_host=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    assert response.status == status
+    assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+    if status == 403:
+        assert re.search("--allow-(host|origin)", json.loads(body)["error"])
+    elif headers.get("Origin") == "https://friend.example":
+        assert response.headers["Access-Control-Allow-Origin"] == "https://friend.example"
+
+
+@pytest.fixture(scope="module")
+def known(loaders):
+    """A service with a name, and a page elsewhere that may call it."""
+    with running(loaders, allow_hosts=["photos.example"], allow_origins=["https://friend.example"]) as service:
+        yield service
+
+
+@pytest.mark.parametrize("token", ["", "  ", "\t"])
+def test_an_empty_token_does_not_start(token):
+    with pytest.raises(ValueError, match="the token is empty"):
+        create_app({"tiny": lambda: None}, token=token)
+    for arguments, environment in (([f"--token={token}"], {}), ([], {"DETR_SERVE_TOKEN": token})):
+        result = CliRunner().invoke(cli.app, ["serve", *arguments], env={"COLUMNS": "200", **environment})
+        assert result.exit_code == 2, result.output
+        assert "the token is empty" in result.output
+
+
+def test_the_description_of_the_interface_resolves(small):
+    """Every reference in the OpenAPI document leads somewhere."""
+    document = small.request("/openapi.json").json
+
+    def references(value):
+        if isinstance(value, dict):
+            if isinstance(value.get("$ref"), str):
+                yield value["$ref"]
+            for part in value.values():
+                yield from references(part)
+        elif isinstance(value, list):
+            for part in value:
+                yield from references(part)
+
+    found = set(references(document))
+    assert found
+    for reference in found:
+        target = document
+        for name in reference.removeprefix("#/").split("/"):
+            target = target[name]

@@ -159,7 +159,7 @@ def test_a_response_that_takes_too_long_is_not_waited_for(gated, images):
 
 def test_clients_that_go_are_dropped_from_the_batch(gated, images):
     content = png(images[0])
-    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     with running({"tiny": lambda: gated}) as service, ThreadPoolExecutor(2) as clients:
         service.wait_until_ready()
         first = clients.submit(service.request, "/", content)  # the model is busy with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ from transformers_detr.cli.options import BackendName, Device, DtypeName, Precis
 from transformers_detr.serving.limits import Limits
 
 MEGA = 1_000_000
-
+TOKEN_VARIABLE = "DETR_SERVE_TOKEN"
 
 Deployment = Literal["space", "endpoint"]
 
@@ -86,7 +87,7 @@ def serve(
         str | None,
         typer.Option(
             rich_help_panel="Server",
-            envvar="DETR_SERVE_TOKEN",
+            envvar=TOKEN_VARIABLE,
             metavar="TOKEN",
             help="Bearer token that clients must send. Prefer the environment variable: `ps` shows options.",
         ),
@@ -95,6 +96,22 @@ def serve(
         bool,
         typer.Option("--allow-urls", rich_help_panel="Server", help="Fetch images by URL, from public addresses only."),
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel="Server",
+            metavar="NAME",
+            help="Name that clients use for this service, besides localhost and addresses (repeatable; * for any).",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel="Server",
+            metavar="ORIGIN",
+            help="Origin of other web pages that may call it, such as https://example.org (repeatable; * for any).",
+        ),
+    ] = None,
     preload: Annotated[
         bool, typer.Option("--preload", rich_help_panel="Model", help="Load all models at startup.")
     ] = False,
@@ -149,7 +166,20 @@ def serve(
         loaders = model_loaders(names, **options)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--model") from error
-    app = create_app(loaders, limits, token=token, allow_urls=allow_urls, preload=preload)
+    if token is None:  # typer takes an empty variable for none
+        token = os.environ.get(TOKEN_VARIABLE)
+    try:
+        app = create_app(
+            loaders,
+            limits,
+            token=token,
+            allow_urls=allow_urls,
+            preload=preload,
+            allow_hosts=[host, *(allow_host or [])],
+            allow_origins=allow_origin or [],
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--token") from error
     make_server(app, host, port, limits, log_config=LOGGING).run()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transformers_detr.serving import schemas
@@ -22,14 +23,12 @@ from transformers_detr.serving.request_body import discard_body, validation_mess
 from transformers_detr.serving.runner import ModelRunner
 from transformers_detr.serving.schemas import RequestParameters
 from transformers_detr.serving.state import ServiceState
+from transformers_detr.serving.trusted_hosts import TrustedHosts
 
 _PAGE = Path(__file__).parent / "page"
 
+_POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors "
 _HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'",
-    ),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
@@ -44,6 +43,9 @@ def create_app(
     token: str | None = None,
     allow_urls: bool = False,
     preload: bool = False,
+    allow_hosts: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
+    embed_in: Sequence[str] = (),
 ) -> FastAPI:
     """Create the application, which any ASGI server can run.
 
@@ -53,10 +55,18 @@ def create_app(
         token: Bearer token. Without it, clients only get the page, `/openapi.json`, `/health` and `/ready`.
         allow_urls: Fetch images by URL, from public addresses.
         preload: Load all models at startup instead of the first one only.
+        allow_hosts: Names of the service beside those of the local machine and IP addresses; `*` for any.
+        allow_origins: Origins of other pages that may call the service; `*` for any.
+        embed_in: Origins of pages that may show the page in a frame.
 
     Returns:
         The application.
+
+    Raises:
+        ValueError: The token is empty.
     """
+    if token is not None and not token.strip():
+        raise ValueError("the token is empty: give one, or none to serve without a token")
     state = ServiceState(loaders, limits or Limits(), allow_urls, preload)
     app = FastAPI(
         title="DETR",
@@ -67,7 +77,11 @@ def create_app(
         redoc_url=None,
     )
     app.state.service, app.state.token = state, token
-    app.add_middleware(_ResponseHeaders, state=state)
+    if allow_origins:
+        methods, headers = ["GET", "POST"], ["authorization", "content-type"]
+        app.add_middleware(CORSMiddleware, allow_origins=allow_origins, allow_methods=methods, allow_headers=headers)
+    app.add_middleware(TrustedHosts, hosts=allow_hosts, origins=allow_origins)
+    app.add_middleware(_ResponseHeaders, state=state, frames=" ".join(embed_in) or "'none'")
     _add_error_handlers(app)
     _add_inference_routes(app, state)
     _add_status_routes(app, state)
@@ -143,15 +157,16 @@ async def _error_response(
 class _ResponseHeaders:
     """Middleware that adds security headers to every response, and `Connection: close` during shutdown."""
 
-    def __init__(self, app: ASGIApp, state: ServiceState):
+    def __init__(self, app: ASGIApp, state: ServiceState, frames: str):
         self._app = app
         self._state = state
+        self._headers = [(b"content-security-policy", (_POLICY + frames).encode()), *_HEADERS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 close: list[Any] = [(b"connection", b"close")] if self._state.stopping else []
-                message = {**message, "headers": [*message["headers"], *_HEADERS, *close]}
+                message = {**message, "headers": [*message["headers"], *self._headers, *close]}
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

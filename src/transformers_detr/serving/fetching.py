@@ -118,7 +118,8 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or _nat64(ip)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    is_site_local = getattr(ip, "is_site_local", False)  # of IPv6; Python takes it for global
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not is_site_local
 
 
 def _nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -132,13 +132,27 @@ _ERRORS = {
     503: "The queue is full, or the model is loading or failed to load; see Retry-After.",
     504: "The response took too long.",
 }
+
+
+def _with_definitions(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Return a JSON schema with each reference replaced by its definition: inside OpenAPI they would lead nowhere."""
+    if isinstance(schema, list):
+        return [_with_definitions(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _with_definitions(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    return {name: _with_definitions(part, definitions) for name, part in schema.items() if name != "$defs"}
+
+
+_REQUEST = InferenceRequest.model_json_schema()
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "requestBody": {
         "required": True,
         "description": "Bytes of an image, with parameters in the query; or both in one JSON document.",
         "content": {
-            "application/json": {"schema": InferenceRequest.model_json_schema()},
+            "application/json": {"schema": _with_definitions(_REQUEST, _REQUEST["$defs"])},
             "application/octet-stream": _IMAGE,
             "image/*": _IMAGE,
         },

@@ -18,7 +18,7 @@ export function connectCamera(element, take, fail) {
   }
 
   element("open-camera").hidden = !navigator.mediaDevices; // browsers offer it on https and localhost only
-  element("open-camera").onclick = async () => {
+  element("open-camera").addEventListener("click", async () => {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
     } catch {
@@ -31,14 +31,14 @@ export function connectCamera(element, take, fail) {
     element("camera").style.setProperty("--ratio", video.videoWidth / video.videoHeight);
     show(true);
     element("shoot").focus();
-  };
-  element("shoot").onclick = async () => {
+  });
+  element("shoot").addEventListener("click", async () => {
     const video = element("video");
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     canvas.getContext("2d").drawImage(video, 0, 0);
     close();
     const photo = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
     take(new File([photo], "camera.jpg", { type: "image/jpeg" }));
-  };
-  element("close-camera").onclick = close;
+  });
+  element("close-camera").addEventListener("click", close);
 }

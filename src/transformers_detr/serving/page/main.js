@@ -196,40 +196,40 @@ function showError(message) {
 
 function connect() {
   const file = element("file");
-  file.onchange = () => {
+  file.addEventListener("change", () => {
     if (file.files[0]) take(file.files[0]);
     file.value = "";
-  };
-  element("choose").onclick = () => file.click();
-  document.onpaste = (event) => takeFrom(event.clipboardData);
-  document.ondragover = (event) => {
+  });
+  element("choose").addEventListener("click", () => file.click());
+  document.addEventListener("paste", (event) => takeFrom(event.clipboardData));
+  document.addEventListener("dragover", (event) => {
     event.preventDefault();
     document.body.classList.add("dropping");
-  };
-  document.ondragleave = (event) => event.relatedTarget || document.body.classList.remove("dropping");
-  document.ondrop = (event) => {
+  });
+  document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
+  document.addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
     if (!takeFrom(event.dataTransfer)) showError("That is not an image.");
-  };
-  document.onkeydown = (event) => event.key === "Escape" && (showError(""), select(state.selected.click, "click"));
-  element("error").onclick = () => showError("");
-  element("threshold").oninput = showAll;
-  element("model").onchange = () => {
+  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && (showError(""), select(state.selected.click, "click")));
+  element("error").addEventListener("click", () => showError(""));
+  element("threshold").addEventListener("input", showAll);
+  element("model").addEventListener("change", () => {
     state.model = state.models.find((model) => model.name === element("model").value);
     detect();
-  };
-  element("frame").onpointermove = (event) => selectAt(event, "hover");
-  element("frame").onpointerleave = () => state.map && select(null, "hover");
-  element("frame").onclick = (event) => selectAt(event, "click");
-  element("save-json").onclick = () => saveJson(state.results.filter(isShown), state.name);
-  element("save-image").onclick = () =>
-    saveImage(state.bitmap, state.map && element("masks"), state.results.filter(isShown), `${state.name}-annotated`);
-  element("token-form").onsubmit = (event) => {
+  });
+  element("frame").addEventListener("pointermove", (event) => selectAt(event, "hover"));
+  element("frame").addEventListener("pointerleave", () => state.map && select(null, "hover"));
+  element("frame").addEventListener("click", (event) => selectAt(event, "click"));
+  element("save-json").addEventListener("click", () => saveJson(state.results.filter(isShown), state.name));
+  element("save-image").addEventListener("click", () =>
+    saveImage(state.bitmap, state.map && element("masks"), state.results.filter(isShown), `${state.name}-annotated`));
+  element("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     api.setToken(element("token").value);
     fetchModels().then(detect, reportError);
-  };
+  });
   connectCamera(element, take, showError);
 }
 

@@ -8,7 +8,9 @@ const CHIP_ROOM = 0.06;
 /** Fills the group with a marker per result; calls `select` on hover, focus and click. */
 export function placeMarkers(group, results, image, select) {
   group.replaceChildren(...results.map((result) => marker(result, image, select)));
-  group.onkeydown = (event) => walk(group, event);
+  group.onkeydown = (event) => {
+    walk(group, event); // returns nothing: a handler that returns false would cancel the key
+  };
 }
 
 /** Shows or hides each marker; one of them can be focused by Tab. */

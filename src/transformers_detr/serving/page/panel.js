@@ -17,7 +17,7 @@ export function showClasses(parent, results, isAboveThreshold, hidden, toggle) {
         const button = entry("button", color, label, String(count));
         button.dataset.label = label;
         button.setAttribute("aria-pressed", String(!hidden.has(label)));
-        button.onclick = () => toggle(label);
+        button.addEventListener("click", () => toggle(label));
         return button;
       }),
     ),
@@ -34,11 +34,11 @@ export function showResults(parent, results, selected, select) {
     button.style.setProperty("--score", result.score ?? 0);
     button.setAttribute("aria-label", describe(result));
     button.setAttribute("aria-pressed", String(result === selected));
-    button.onpointerenter = (event) => event.pointerType === "mouse" && select(result, "hover");
-    button.onpointerleave = (event) => event.pointerType === "mouse" && select(null, "hover");
-    button.onfocus = () => button.matches(":focus-visible") && select(result, "focus");
-    button.onblur = () => select(null, "focus");
-    button.onclick = () => select(result, "click");
+    button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && select(result, "hover"));
+    button.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && select(null, "hover"));
+    button.addEventListener("focus", () => button.matches(":focus-visible") && select(result, "focus"));
+    button.addEventListener("blur", () => select(null, "focus"));
+    button.addEventListener("click", () => select(result, "click"));
     const item = document.createElement("li");
     item.append(button);
     return item;

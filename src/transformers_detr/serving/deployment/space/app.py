@@ -18,5 +18,12 @@ if __name__ == "__main__":
     os.chdir(Path(__file__).parent)
     limits = Limits()
     loaders = model_loaders(Path("models.txt").read_text(encoding="utf-8").splitlines())
-    app = create_app(loaders, limits, token=os.environ.get("DETR_SERVE_TOKEN"))
+    app = create_app(
+        loaders,
+        limits,
+        token=os.environ.get("DETR_SERVE_TOKEN"),
+        allow_hosts=["*"],  # the Hub's proxy decides who gets here, and under which name
+        allow_origins=["*"],
+        embed_in=["https://huggingface.co"],
+    )
     make_server(app, "0.0.0.0", int(os.environ.get("PORT", PORT)), limits, log_config=LOGGING).run()
