@@ -392,7 +392,9 @@ def test_unreadable_image_names_itself(coco_folder):
 def test_nothing_there(tmp_path):
     with pytest.raises(DatasetError, match="no such file or folder"):
         DetectionDataset.load(tmp_path / "missing")
-    with pytest.raises(DatasetError, match=r"no dataset found\. Looked for COCO"):
+    with pytest.raises(
+        DatasetError, match=r"no dataset found\. It holds no annotation files or images\. Looked for COCO"
+    ):
         DetectionDataset.load(tmp_path)
 
 

@@ -36,9 +36,12 @@ def find(path: Path) -> dict[str, Path] | None:
         return {split_of_file(path) or "train": path}
     candidates = [file for file in _json_files(path) if not file.name.startswith(_OTHER_JSON)]
     certain = [file for file in candidates if re.match(_NAMES, file.name)]
+    others = [file for file in candidates if file not in certain and (not certain or split_of_file(file))]
     files: dict[str, Path] = {}
-    for file in certain or filter(_is_coco, candidates):
+    for file in (*certain, *filter(_is_coco, others)):
         split = split_of_file(file) or "train"
+        if split in files and certain and file not in certain:
+            continue  # reported as not read
         if split in files:
             raise DatasetError(f"{path}: {files[split]} and {file} are both {split!r}; name one of the files")
         files[split] = file
@@ -98,7 +101,7 @@ def read(
     for key, path in files.items():
         reader = CocoFileReader(path, labels[key], lookups[_image_root(name, path)], report)
         splits[key] = reader.images(contents[key]["images"], contents[key]["annotations"])
-    return ReadDataset(class_names, splits)
+    return ReadDataset(class_names, splits, tuple(files.values()))
 
 
 def _image_root(name: str, file: Path) -> Path:

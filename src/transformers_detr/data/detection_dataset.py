@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from transformers_detr.data.annotation_survey import unread_files
 from transformers_detr.data.findings import DatasetError, Finding, Reporter, UnknownSplitError, raise_finding
-from transformers_detr.data.readers import read_dataset
+from transformers_detr.data.readers import READERS, read_dataset
 from transformers_detr.data.records import ImageRecord, coco_annotation
 from transformers_detr.hub.published_checkpoints import NO_CLASS
 
@@ -69,6 +70,11 @@ class DetectionDataset:
             findings.append(finding)
 
         format_, read = read_dataset(source, split, report_and_keep, keep_category_ids)
+        if split is None and Path(source).is_dir():
+            sources = {record.source for records in read.splits.values() for record in records}
+            known = sources | {finding.file for finding in findings} | set(read.files)
+            for finding in unread_files(Path(source), READERS[format_].label, known):
+                report_and_keep(finding)
         return cls(name, format_, read.class_names, read.splits, tuple(findings))
 
     @property

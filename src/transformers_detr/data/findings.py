@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {
     "annotation-malformed": Kind(_E, "an entry lacks a field or holds the wrong type", "left out"),
     "field-unreadable": Kind(_W, "a value that cannot be read, of a field that has a default", "default used"),
     "annotations-missing": Kind(_E, "an image of a split's list without its annotation file", "left out"),
+    "annotations-unread": Kind(_W, "annotation files that no part of the dataset goes with"),
     "split-missing": Kind(_W, "a split that is declared, but not there"),
     "category-unknown": Kind(_E, "an object of a class that the dataset does not declare", "left out"),
     "category-repeated": Kind(_E, "two classes with the same id", "first one kept"),

@@ -100,4 +100,5 @@ def _read(
         return format_, reader.functions.read(name, layout, split, report)
     READERS["coco"].functions.refuse_panoptic_alone(path)
     looked_for = "; ".join(f"{reader.label}: {reader.layout}" for reader in READERS.values())
-    raise DatasetError(f"{name}: no dataset found. Looked for {looked_for}")
+    survey = importlib.import_module("transformers_detr.data.annotation_survey")
+    raise DatasetError(f"{name}: no dataset found. {survey.describe(path)}Looked for {looked_for}")

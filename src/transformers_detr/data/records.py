@@ -98,10 +98,12 @@ class ReadDataset(NamedTuple):
     Attributes:
         class_names: Name of each class id.
         splits: Images by split; the usual names are "train", "val" and "test".
+        files: Files that were read, besides the sources of the images.
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, tuple[ImageRecord, ...]]
+    files: tuple[Path, ...] = ()
 
 
 def coco_annotation(image: ImageRecord, item: ObjectRecord) -> dict[str, Any]:
