@@ -94,6 +94,22 @@ def test_files_that_are_not_read_are_named(tmp_path, files, named, caplog):
     assert not DetectionDataset.load(tmp_path, split).findings, "one split was asked for"
 
 
+@pytest.mark.parametrize("around", ["dataset", "a/b/c"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {**YAML, "images/train/a.png": None, "labels/train/a.txt": YOLO},
+        {"annotations/instances_train.json": COCO, "images/a.png": None},
+        {"Annotations/a.xml": VOC, "JPEGImages/a.png": None},
+    ],
+)
+def test_folders_around_a_dataset(tmp_path, files, around):
+    write(tmp_path, {f"{around}/{name}": text for name, text in files.items()} | {"__MACOSX/x.txt": "", "README": ""})
+    dataset = DetectionDataset.load(tmp_path)
+    assert [len(record.objects) for record in dataset.split("train")] == [1]
+    assert not dataset.findings
+
+
 def test_a_coco_file_of_another_split_beside_instances(tmp_path):
     dataset = DetectionDataset.load(write(tmp_path, {"instances_train.json": COCO, "valid.json": COCO, "a.png": None}))
     assert {split: len(images) for split, images in dataset.splits.items()} == {"train": 1, "val": 1}

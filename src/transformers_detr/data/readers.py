@@ -19,6 +19,9 @@ from transformers_detr.data.findings import DatasetError, Reporter
 if TYPE_CHECKING:
     from transformers_detr.data.records import ReadDataset
 
+_FOLDERS_AROUND = 3
+"""Folders around a dataset that hold nothing else, as unpacked archives have them."""
+
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -89,16 +92,25 @@ def _read(
         if not HUB_NAME.fullmatch(name):
             raise DatasetError(f"{name}: no such file or folder")
         return "datasets", READERS["datasets"].functions.read(name, path, split, report)
+    found = _find(path)
+    if found is None:
+        looked_for = "; ".join(f"{reader.label}: {reader.layout}" for reader in READERS.values())
+        survey = importlib.import_module("transformers_detr.data.annotation_survey")
+        raise DatasetError(f"{name}: no dataset found. {survey.describe(path)}Looked for {looked_for}")
+    folder, format_, layout = found
+    name = name if folder == path else str(folder)
+    if keep_category_ids and format_ != "coco":
+        raise DatasetError(f"{name}: not a COCO dataset, so it has no category ids to keep")
+    options = {"keep_category_ids": True} if keep_category_ids else {}
+    return format_, READERS[format_].functions.read(name, layout, split, report, **options)
+
+
+def _find(path: Path, depth: int = _FOLDERS_AROUND) -> tuple[Path, str, Any] | None:
+    """Return the folder or file of a dataset, its format and its layout; a single subfolder is looked into."""
     for format_, reader in READERS.items():
         layout = reader.functions.find(path)
-        if layout is None:
-            continue
-        if keep_category_ids:
-            if format_ != "coco":
-                raise DatasetError(f"{name}: not a COCO dataset, so it has no category ids to keep")
-            return format_, reader.functions.read(name, layout, split, report, keep_category_ids=True)
-        return format_, reader.functions.read(name, layout, split, report)
+        if layout is not None:
+            return path, format_, layout
     READERS["coco"].functions.refuse_panoptic_alone(path)
-    looked_for = "; ".join(f"{reader.label}: {reader.layout}" for reader in READERS.values())
-    survey = importlib.import_module("transformers_detr.data.annotation_survey")
-    raise DatasetError(f"{name}: no dataset found. {survey.describe(path)}Looked for {looked_for}")
+    inner = [child for child in path.glob("*") if child.is_dir() and not child.name.startswith((".", "__"))]
+    return _find(inner[0], depth - 1) if len(inner) == 1 and depth else None

@@ -54,7 +54,7 @@ def find(folder: Path) -> VocLayout | None:
     splits: dict[str | None, list[Path]] = defaultdict(list)
     for place, files in places.items():
         if any(map(_is_annotation, files)):
-            for split, part in (_listed(place, files) or {_named_split(place, folder): files}).items():
+            for split, part in _listed(place, files) or [(_named_split(place, folder), files)]:
                 splits[split] += part
     rest = splits.pop(None, [])
     if rest and "train" not in splits:
@@ -175,7 +175,7 @@ def _named_split(place: Path, root: Path) -> str | None:
     return folder_split(place / "any", root)
 
 
-def _listed(place: Path, files: list[Path]) -> dict[str, list[Path]]:
+def _listed(place: Path, files: list[Path]) -> list[tuple[str | None, list[Path]]]:
     """Return the splits that the lists beside a folder of annotation files make; none if they name none of the files.
 
     `trainval` makes the one of `train` and `val` that has no list.
@@ -192,8 +192,8 @@ def _listed(place: Path, files: list[Path]) -> dict[str, list[Path]]:
             if split not in lists and (rest := [path for path in both if path not in set(lists.get(other, []))]):
                 lists[split] = rest
         if not set(by_stem.values()).isdisjoint(path for part in lists.values() for path in part):
-            return lists
-    return {}
+            return list(lists.items())
+    return []
 
 
 def _listed_file(line: str, place: Path, by_stem: Mapping[str, Path]) -> Path:
