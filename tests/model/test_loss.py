@@ -1,6 +1,7 @@
 """The set loss against the golden numbers, stock's loss and closed forms."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -185,6 +186,25 @@ def test_weights_of_classes_make_a_weighted_mean():
         torch.testing.assert_close(terms[name], expected)
     with pytest.raises(ValueError, match="class_weights must hold 3 numbers"):
         set_loss(matched, WEIGHTS, no_object=0.4, class_weights=[1, 2])
+
+
+def test_one_object_is_divided_by_one():
+    label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.2]])}
+    matched = by_hand(torch.zeros(1, 1, 1, 3), torch.tensor([[[[0.5, 0.5, 0.2, 0.2]]]]), label, [(0, 0, 0)])
+    _, terms = set_loss(matched, WEIGHTS, no_object=0.1)
+    torch.testing.assert_close(terms["loss_bbox"], torch.tensor(0.2))
+    torch.testing.assert_close(terms["loss_giou"], torch.tensor(0.5))
+
+
+def test_mask_losses_need_masks_on_both_sides():
+    label = {"class_labels": torch.tensor([0]), "boxes": torch.full((1, 4), 0.5)}
+    matched = by_hand(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 4), label, [(0, 0, 0)])
+    with pytest.raises(ValueError, match=r"^targets must have masks where mask_logits is given$"):
+        matched.with_masks(torch.zeros(1, 2, 2))
+    for half in ({"mask_logits": torch.zeros(1, 4)}, {"target_masks": torch.zeros(1, 4).bool()}, {}):
+        for term in (mask_focal_loss, mask_dice_loss):
+            with pytest.raises(ValueError, match=r"^the mask losses need mask_logits$"):
+                term(dataclasses.replace(matched, **half), UNSCALED)
 
 
 def test_boxes_by_hand():

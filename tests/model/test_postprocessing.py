@@ -110,6 +110,37 @@ def test_logits_and_boxes_of_different_batches_are_refused(outputs):
         post_process_object_detection(SimpleNamespace(logits=outputs.logits, pred_boxes=outputs.pred_boxes[:1]))
 
 
+def test_instance_masks_carry_the_boxes_of_detections(outputs):
+    sizes = [(48, 40), (24, 33)]
+    found = post_process_instance_masks(outputs, [(24, 20)] * 2, sizes, threshold=0.3, top_k=3)
+    plain = post_process_object_detection(outputs, 0.3, sizes, top_k=3)
+    for masked, detections, size in zip(found, plain, sizes, strict=True):
+        assert 0 < len(detections["boxes"]) <= 3
+        for name, values in detections.items():
+            assert torch.equal(masked[name], values)
+        assert masked["masks"].shape == (len(values), *size)
+        assert masked["masks"].dtype == torch.bool
+    parts = SimpleNamespace(**vars(outputs) | {"pred_masks": outputs.pred_masks[:1]})
+    with pytest.raises(ValueError, match="is shorter"):
+        post_process_instance_masks(parts, [(24, 20)] * 2, sizes)
+
+
+def test_a_score_at_the_threshold_is_below_it():
+    outputs = SimpleNamespace(logits=torch.tensor([[[0.0, 0.0], [0.1, 0.0]]]), pred_boxes=torch.rand(1, 2, 4))
+    (found,) = post_process_object_detection(outputs, 0.5)
+    assert found["scores"].tolist() == [pytest.approx(0.52498, abs=1e-5)]
+
+
+def test_equal_scores_keep_the_order_of_queries():
+    boxes = torch.arange(4000.0).view(1, 1000, 4)
+    outputs = SimpleNamespace(logits=torch.tensor([1.0, 0.0]).expand(1, 1000, 2), pred_boxes=boxes)
+    (found,) = post_process_object_detection(outputs, 0.5, top_k=600)
+    (first,) = post_process_object_detection(SimpleNamespace(logits=outputs.logits[:, :600], pred_boxes=boxes[:, :600]))
+    assert torch.equal(found["boxes"], first["boxes"])
+    (one,) = post_process_object_detection(outputs, 0.5, top_k=1)
+    assert torch.equal(one["boxes"], first["boxes"][:1])
+
+
 def test_top_k_are_the_best_in_order(outputs):
     every = post_process_object_detection(outputs, threshold=-1)
     best = post_process_object_detection(outputs, threshold=-1, top_k=3)

@@ -257,3 +257,66 @@ def test_segments_as_coco_panoptic_annotation():
         assert info["area"] == (ids == info["id"]).sum()
         assert set(info) == {"id", "category_id", "area", "bbox", "iscrowd"}
         assert info["iscrowd"] == 0
+
+
+def one_query(masks, score=40.0):
+    """Outputs of one image whose queries have these mask logits `(Q, h, w)` and classes 0, 1, …"""
+    logits = torch.full((1, len(masks), len(masks) + 1), -20.0)
+    logits[0, range(len(masks)), range(len(masks))] = torch.tensor(score)
+    logits[0, :, -1] = 0.0
+    return SimpleNamespace(logits=logits, pred_masks=masks[None])
+
+
+def segments_of(masks, **settings):
+    (result,) = post_process_panoptic_segmentation(one_query(masks), **settings)
+    return [info["label_id"] for info in result["segments_info"]]
+
+
+def test_a_pixel_at_the_mask_threshold_belongs_to_the_mask():
+    assert segments_of(torch.zeros(1, 4, 4)) == [0]
+    assert segments_of(torch.full((1, 4, 4), -0.1)) == []  # it owns the pixels, but its mask has none
+
+
+def test_a_segment_may_have_one_pixel():
+    masks = torch.full((2, 4, 4), -9.0)
+    masks[0], masks[1, 2, 3] = 1.0, 9.0
+    assert segments_of(masks, overlap_mask_area_threshold=0.5) == [0, 1]
+
+
+def test_a_share_at_the_overlap_threshold_is_too_small():
+    masks = torch.full((2, 1, 8), -9.0)
+    masks[0], masks[1, 0, :4] = 2.0, 9.0  # the first query keeps 4 of 8 pixels
+    assert segments_of(masks, overlap_mask_area_threshold=0.5) == [1]
+    assert segments_of(masks, overlap_mask_area_threshold=0.49) == [0, 1]
+
+
+@pytest.mark.parametrize(("pixels", "found"), [(5, [0, 1]), (4, [0])])
+def test_the_papers_procedure_drops_segments_of_at_most_four_pixels(pixels, found):
+    masks = torch.full((2, 2, 8), -9.0)
+    masks[0], masks[1].view(-1)[:pixels] = 1.0, 9.0
+    (result,) = post_process_panoptic_paper(one_query(masks), [(8, 32)], target_sizes=[(2, 8)])
+    assert [info["label_id"] for info in result["segments_info"]] == found
+
+
+def test_a_score_at_the_threshold_does_not_survive():
+    outputs = one_query(torch.ones(1, 4, 4), score=0.0)
+    outputs.logits = torch.tensor([[[0.0, 0.0]]])
+    assert post_process_panoptic_segmentation(outputs, threshold=0.5, mask_threshold=0.1)[0]["segments_info"] == []
+    outputs.logits = torch.tensor([[[0.1, 0.0]]])
+    assert len(post_process_panoptic_segmentation(outputs, threshold=0.5, mask_threshold=0.1)[0]["segments_info"]) == 1
+
+
+@pytest.mark.parametrize(
+    "post_process",
+    [
+        lambda outputs, sizes: post_process_panoptic_paper(outputs, sizes),
+        lambda outputs, sizes: post_process_panoptic_segmentation(outputs, processed_sizes=sizes),
+        lambda outputs, sizes: post_process_semantic_segmentation(outputs, processed_sizes=sizes),
+    ],
+)
+def test_wrong_sizes_and_batches_are_refused(post_process):
+    outputs = make_outputs()
+    with pytest.raises(ValueError, match=r"^processed_sizes\[1\] must be"):
+        post_process(outputs, [(40, 48), (0, 48)])
+    with pytest.raises(ValueError, match="is shorter"):
+        post_process(SimpleNamespace(logits=outputs.logits, pred_masks=outputs.pred_masks[:1]), [(40, 48)] * 2)

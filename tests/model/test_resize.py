@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers.image_utils import SizeDict as StockSizeDict
 
-from transformers_detr.model.resize_detr import SizeDict, read_size, resized_size
+from transformers_detr.model.resize_detr import SizeDict, image_sizes, optional_sizes, read_size, resized_size
 
 
 def test_sizes_equal_the_originals(golden_json):
@@ -109,6 +111,15 @@ def test_refusals_name_size_and_list_its_forms():
         read_size({"height": 5})
     with pytest.raises(ValueError, match=r"^pad_size must be .*'third number': 3"):
         read_size((1, 2, 3), name="pad_size")
+
+
+def test_sizes_of_images_are_refused_with_their_numbers():
+    with pytest.raises(ValueError, match=r"^target_sizes\[0\] must be .* got \[0, 5\]"):
+        image_sizes(torch.tensor([[0, 5]]), 1)
+    with pytest.raises(ValueError, match=r"^target_sizes\[0\] must be"):
+        image_sizes([SimpleNamespace(height=5)], 1)
+    with pytest.raises(ValueError, match=r"^masks must hold"):
+        optional_sizes([(1, 2)], 2, "masks")
 
 
 def test_sizes_of_ours_are_read_as_they_are():
