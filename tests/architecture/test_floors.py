@@ -28,7 +28,7 @@ FLOORS = [
     # What several parts need
     "atomic_io backends.registry prefetch"
     " explanation.attention hub.bundled_model hub.published_checkpoints visualization",
-    "hub.architectures",
+    "hub.architectures hub.model_files",
     "hub.loading",
     "backends",
     "inference",

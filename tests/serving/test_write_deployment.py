@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from serving.conftest import png
 from transformers_detr import cli
+from transformers_detr.hub.model_files import model_files
 from transformers_detr.inference.detector import Detector
 
 
@@ -41,6 +42,37 @@ def space(model, tmp_path_factory):
     )
     assert result.exit_code == 0, result.output
     return folder
+
+
+def test_a_space_of_a_training_run_holds_the_model_alone(model, tmp_path):
+    """No checkpoints, optimizer state, logs, or pages that show training images."""
+    belongs = {
+        *(
+            "config.json",
+            "preprocessor_config.json",
+            "model.safetensors",
+            "README.md",
+            "onnx/model.onnx",
+            "onnx/model_quantized.onnx",
+        ),
+        *("torch/model.pt2", "openvino/openvino_model.xml", "openvino/openvino_model.bin", "evaluation/metrics.json"),
+    }
+    others = {
+        *("checkpoint-8/config.json", "checkpoint-8/model.safetensors", "checkpoint-8/optimizer.pt", "optimizer.pt"),
+        *("runs/Nov28/events.out.tfevents.1", "training.html", "preview.jpg", "evaluation/worst_images.jpg", "log.txt"),
+        *("evaluation/report.html", "trainer_state.json", "training_weights.safetensors", ".env", "images/000001.jpg"),
+        *("pytorch_model.bin", "checkpoint-8/evaluation/metrics.json", "recipe.yaml", "openvino/cache/model.bin"),
+    }
+    folder = tmp_path / "run"
+    for name in belongs | others:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        source = model / name
+        (folder / name).write_bytes(source.read_bytes() if source.is_file() else name.encode())
+    result = run("--write", "space", "--output", tmp_path / "space", "--model", folder)
+    assert result.exit_code == 0, result.output
+    written = tmp_path / "space" / "models" / "run"
+    assert {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()} == belongs
+    assert set(model_files(folder)[1]) == others
 
 
 def test_a_space_has_what_the_hub_wants(space, model):

@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from transformers_detr.hub.staging import PublishingError, Staged, is_weights, stage
+from transformers_detr.hub.model_files import is_weights
+from transformers_detr.hub.staging import PublishingError, Staged, stage
 
 
 class Change(StrEnum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +26,8 @@ from transformers_detr.hub.fingerprint import (
     write_fingerprint,
 )
 from transformers_detr.hub.model_card import model_card
+from transformers_detr.hub.model_files import is_weights, model_files
 from transformers_detr.model.image_processing_detr import DetrImageProcessor
-
-SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
-OTHERS = (
-    "config.json",
-    "preprocessor_config.json",
-    "verification.json",
-    "README.md",
-    "LICENSE*",
-    "*.onnx",
-    "*.onnx_data",
-    "*.onnx.data",
-    "*.pt2",
-    "openvino/*.xml",
-    "openvino/*.bin",
-    "export_report.json",
-    "export_report.md",
-    "evaluation/metrics.json",
-    "evaluation/model_index.json",
-    "evaluation/*.csv",
-)
-"""Files to upload beside the weights: configurations, card, exports, results of `detr evaluate` in `evaluation/`."""
 
 
 class PublishingError(Exception):
@@ -69,11 +47,6 @@ class Staged:
     folder: Path
     left_out: list[str]
     notes: list[str]
-
-
-def is_weights(path: str) -> bool:
-    """Return whether a file is a weight file, by its name."""
-    return any(fnmatch(path, pattern) for pattern in SAFE_WEIGHTS + TORCH_WEIGHTS)
 
 
 def stage(source: Path, repository: str, folder: Path, card: str | None, custom_code: bool) -> Staged:
@@ -115,14 +88,8 @@ def stage(source: Path, repository: str, folder: Path, card: str | None, custom_
 
 def _link_files(source: Path, folder: Path) -> list[str]:
     """Link or copy the files to upload into a folder; return the names of the other files."""
-    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-    safe = any(fnmatch(name, pattern) for name in names for pattern in SAFE_WEIGHTS)
-    patterns = (SAFE_WEIGHTS if safe else TORCH_WEIGHTS) + OTHERS
-    left_out = []
+    names, left_out = model_files(source)
     for name in names:
-        if not any(fnmatch(name, pattern) for pattern in patterns) or "/." in f"/{name}":
-            left_out.append(name)
-            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith((".json", ".md")):
             shutil.copyfile(source / name, folder / name)  # may be changed

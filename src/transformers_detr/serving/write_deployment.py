@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from transformers_detr.atomic_io import atomic_folder
 from transformers_detr.hub.loading import is_path
+from transformers_detr.hub.model_files import model_files
 
 _TEMPLATES = Path(__file__).with_name("deployment")
 _PACKAGE = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ def write_deployment(kind: Literal["space", "endpoint"], folder: Path, models: S
 
 
 def _add_model(entry: str, folder: Path) -> str:
-    """Copy the model if it is a local folder, and return its line of `models.txt`."""
+    """Copy the files of the model if it is a local folder, and return its line of `models.txt`."""
     name, _, source = entry.rpartition("=")
     if not is_path(source):
         return entry
@@ -51,7 +52,10 @@ def _add_model(entry: str, folder: Path) -> str:
     name = name or origin.name
     if not origin.is_dir():
         raise FileNotFoundError(f"{source}: no such folder")
-    shutil.copytree(origin, folder / "models" / name)
+    for file in model_files(origin)[0]:  # no checkpoints, logs or pages with training images
+        target = folder / "models" / name / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin / file, target)
     return f"{name}=models/{name}"
 
 
