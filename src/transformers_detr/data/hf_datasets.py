@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from transformers_detr.data.field_values import (
+    Id,
+    field,
+    optional_number,
+    shown,
+    stated_size,
+    to_box,
+    to_id,
+)
 from transformers_detr.data.file_discovery import only_split, split_name, upright_size
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
 from transformers_detr.data.records import ImageRecord, ObjectRecord, ReadDataset
 
-_BOX_KEYS = ("bbox", "bboxes", "boxes")
-_CLASS_KEYS = ("category", "category_id", "categories", "label", "labels", "class")
-_FRAME_SLACK_PX = 1.0
+_FIELDS = {
+    "bbox": ("bbox", "bboxes", "boxes"),
+    "category": ("category", "category_id", "categories", "label", "labels", "class"),
+    "area": ("area",),
+    "iscrowd": ("iscrowd",),
+}
+"""Names of the fields of an object, as they are found."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: its image, the image's size, and its objects in the form of the table."""
+    """One row: its image without objects, and the fields of each object by the names of `_FIELDS`."""
 
-    id: int
-    path: Path
-    size: tuple[int, int]
-    boxes: Sequence[Any]
-    classes: Sequence[Any]
-    areas: Sequence[float] | None
-    crowds: Sequence[int] | None
-    encoded: partial[bytes]
+    image: ImageRecord
+    objects: Sequence[Any]
 
 
 def find(folder: Path) -> Path | None:
@@ -41,8 +50,7 @@ def read(name: str, layout: Path, split: str | None, report: Reporter) -> ReadDa
     """Read a dataset by the library `datasets`.
 
     The `objects` of a row hold `bbox` and `category` (or a near synonym), and may hold `area` and `iscrowd`.
-    Boxes are x, y, width, height in pixels, as in most datasets. They are read as corners if all of them lie inside
-    their images only then.
+    Boxes are x, y, width, height in pixels, as in most datasets.
 
     Args:
         name: Folder, or name on the Hub.
@@ -53,16 +61,35 @@ def read(name: str, layout: Path, split: str | None, report: Reporter) -> ReadDa
     Raises:
         DatasetError: If the library is missing, there is no such dataset, or a column is missing or malformed.
     """
-    tables = only_split({split_name(key) or key: table for key, table in _load(name).items()}, split, name)
-    first = next(iter(tables.values()))
-    for column in ("image", "objects"):
-        if column not in first.column_names:
-            raise DatasetError(f"{name}: no column {column!r}; it has {', '.join(first.column_names)}")
+    tables = only_split(_by_split(_load(name), name), split, name)
+    declared = {key: _declared_classes(table, name) for key, table in tables.items()}
     rows = {key: list(_rows(table, Path(name, key), report)) for key, table in tables.items()}
-    class_names, labels = _classes(first.features["objects"], rows.values())
-    corners = _are_corners([row for part in rows.values() for row in part])
-    splits = {key: tuple(_records(part, labels, corners, Path(name, key), report)) for key, part in rows.items()}
+    used = {value for part in rows.values() for row in part for value in _class_values(row)}
+    known = dict.fromkeys(class_name for names in declared.values() for class_name in names)
+    undeclared = sorted(used, key=lambda value: (isinstance(value, str), value)) if not all(declared.values()) else ()
+    class_names = tuple(dict.fromkeys([*known, *map(str, undeclared)]))
+    ranks = {class_name: label for label, class_name in enumerate(class_names)}
+    splits = {}
+    for key, part in rows.items():
+        labels = {value: ranks[class_name] for value, class_name in enumerate(declared[key])}
+        labels = labels or {value: ranks[str(value)] for value in used}
+        splits[key] = tuple(_records(part, labels, report))
     return ReadDataset(class_names, splits)
+
+
+def _by_split(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the tables by the usual names of their splits.
+
+    Raises:
+        DatasetError: If two tables are the same split.
+    """
+    names: dict[str, str] = {}
+    for key in tables:
+        split = split_name(key) or key
+        if split in names:
+            raise DatasetError(f"{name}: the splits {names[split]!r} and {key!r} are both {split!r}")
+        names[split] = key
+    return {split: tables[key] for split, key in names.items()}
 
 
 def _load(name: str) -> Mapping[str, Any]:
@@ -81,96 +108,111 @@ def _load(name: str) -> Mapping[str, Any]:
     return loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
 
 
-def _rows(table: Any, place: Path, report: Reporter) -> Iterable[_Row]:
+def _declared_classes(table: Any, name: str) -> tuple[str, ...]:
+    """Return the class names that the columns of a table declare; none if they do not.
+
+    Raises:
+        DatasetError: If it has no images or no objects.
+    """
+    for column in ("image", "objects"):
+        if column not in table.column_names:
+            raise DatasetError(f"{name}: no column {column!r}; it has {', '.join(table.column_names)}")
+    objects = table.features["objects"]
+    fields = getattr(objects, "feature", objects)
+    known = fields if isinstance(fields, Mapping) else {}
+    column = next((known[key] for key in _FIELDS["category"] if key in known), None)
+    return tuple(getattr(getattr(column, "feature", column), "names", None) or ())
+
+
+def _rows(table: Any, source: Path, report: Reporter) -> Iterator[_Row]:
     import datasets
 
     table = table.cast_column("image", datasets.Image(decode=False))
-    described = table.remove_columns("image")
-    sized = {"width", "height"} <= set(table.column_names)
     ids = table["image_id"] if "image_id" in table.column_names else range(len(table))
     if not all(isinstance(id, int) for id in ids) or len(set(ids)) < len(table):
         ids = range(len(table))
-    for index, (id, entry) in enumerate(zip(ids, described, strict=True)):
+    for index, (id, entry) in enumerate(zip(ids, table.remove_columns("image"), strict=True)):
         encoded = partial(_encoded, table, index)
-        path = place / str(index)
+        path = source / str(index)
         try:
-            size = (entry["height"], entry["width"]) if sized else upright_size(encoded())
+            height, width = stated_size(entry) or upright_size(encoded())
         except (OSError, ValueError) as error:
             report(Finding("image-unreadable", f"the image's size is needed: {error}", path, id))
             continue
         try:
-            yield _row(id, path, size, entry["objects"], encoded)
-        except (KeyError, TypeError, ValueError) as error:
+            objects = _objects(entry["objects"])
+        except ValueError as error:
             report(Finding("annotation-malformed", f"'objects': {error}", path, id))
+            continue
+        yield _Row(ImageRecord(id, path, height, width, (), source, encoded), objects)
 
 
 def _encoded(table: Any, index: int) -> bytes:
     image = table[index]["image"]
+    if not image or (image["bytes"] is None and image["path"] is None):
+        raise ValueError("the row has no image")
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 
-def _row(id: int, path: Path, size: tuple[int, int], objects: Any, encoded: partial[bytes]) -> _Row:
-    if isinstance(objects, list):  # one dictionary per object
-        keys = objects[0].keys() if objects else (_BOX_KEYS[0], _CLASS_KEYS[0])
-        objects = {key: [item[key] for item in objects] for key in keys}
-    boxes, classes = (_column(objects, keys) for keys in (_BOX_KEYS, _CLASS_KEYS))
+def _objects(objects: Any) -> list[Any]:
+    """Return the fields of each object, from a dictionary of lists or a list of dictionaries.
+
+    Raises:
+        ValueError: If there are no boxes or classes, or not as many classes as boxes.
+    """
+    if isinstance(objects, str):
+        raise ValueError(f"must be objects, got {shown(objects)}")
+    if not isinstance(objects, Mapping):
+        return [_named(item) if isinstance(item, Mapping) else item for item in objects or ()]
+    columns = {key: values or () for key, values in _named(objects).items()}
+    boxes, classes = columns["bbox"], columns["category"]
     if len(boxes) != len(classes):
         raise ValueError(f"{len(boxes)} boxes but {len(classes)} classes")
-    return _Row(id, path, size, boxes, classes, objects.get("area"), objects.get("iscrowd"), encoded)
+    filled = {key: values for key, values in columns.items() if len(values) == len(boxes)}
+    return [dict(zip(filled, values, strict=True)) for values in zip(*filled.values(), strict=True)]
 
 
-def _column(objects: Mapping[str, Any], keys: Sequence[str]) -> Sequence[Any]:
-    key = next((key for key in keys if key in objects), None)
-    if key is None:
-        raise ValueError(f"none of {', '.join(keys)} among {', '.join(objects)}")
-    return objects[key]
+def _named(objects: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `_FIELDS` by their first name.
+
+    Raises:
+        ValueError: If there are no boxes or classes.
+    """
+    found = {name: next((key for key in keys if key in objects), None) for name, keys in _FIELDS.items()}
+    for name in ("bbox", "category"):
+        if found[name] is None:
+            raise ValueError(f"none of {', '.join(_FIELDS[name])} among {', '.join(objects)}")
+    return {name: objects[key] for name, key in found.items() if key is not None}
 
 
-def _classes(feature: Any, parts: Iterable[Iterable[_Row]]) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Return the class names, and the class id of each value of the table."""
-    fields = getattr(feature, "feature", feature)
-    column = next((fields[key] for key in _CLASS_KEYS if key in fields), None)
-    names = getattr(getattr(column, "feature", column), "names", None)
-    if names is not None:
-        return tuple(names), {label: label for label in range(len(names))}
-    values = sorted({value for rows in parts for row in rows for value in row.classes})
-    return tuple(map(str, values)), {value: label for label, value in enumerate(values)}
+def _class_values(row: _Row) -> Iterator[Id]:
+    for entry in row.objects:
+        with suppress(ValueError):
+            yield field(entry, "category", to_id)
 
 
-def _are_corners(rows: Iterable[_Row]) -> bool:
-    """Return whether boxes are corners: all lie inside their images then, but not as x, y, width, height."""
-    leaves = False
-    for row in rows:
-        for box in row.boxes:
-            if len(box) != 4:
-                continue
-            x, y, a, b = box
-            height, width = (side + _FRAME_SLACK_PX for side in row.size)
-            if not (x <= a <= width and y <= b <= height):
-                return False
-            leaves = leaves or x + a > width or y + b > height
-    return leaves
-
-
-def _records(
-    rows: Iterable[_Row], labels: Mapping[Any, int], corners: bool, source: Path, report: Reporter
-) -> Iterable[ImageRecord]:
-    count = 0
+def _records(rows: Iterable[_Row], labels: Mapping[Id, int], report: Reporter) -> Iterator[ImageRecord]:
+    ids = count(1)
     for row in rows:
         objects = []
-        for index, (box, value) in enumerate(zip(row.boxes, row.classes, strict=True)):
-            count += 1
+        for index, (entry, id) in enumerate(zip(row.objects, ids, strict=False)):
             place = f"object {index + 1}"
-            if len(box) != 4:
-                message = f"a box must be four numbers, got {box}"
-                report(Finding("annotation-malformed", message, row.path, row.id, count, place))
-            elif value not in labels:
-                message = f"class {value!r} of {len(labels)}"
-                report(Finding("category-unknown", message, row.path, row.id, count, place))
-            else:
-                x, y, a, b = map(float, box)
-                width, height = (a - x, b - y) if corners else (a, b)
-                area = float(row.areas[index]) if row.areas else width * height
-                crowd = bool(row.crowds[index]) if row.crowds else False
-                objects.append(ObjectRecord(count, labels[value], (x, y, width, height), area, crowd, place=place))
-        yield ImageRecord(row.id, row.path, *row.size, tuple(objects), source, row.encoded)
+
+            def fault(
+                code: str, message: str, id: int = id, place: str = place, image: ImageRecord = row.image
+            ) -> None:
+                report(Finding(code, message, image.path, image.id, id, place))
+
+            try:
+                box, value = field(entry, "bbox", to_box), field(entry, "category", to_id)
+            except ValueError as error:
+                fault("annotation-malformed", str(error))
+                continue
+            if value not in labels:
+                fault("category-unknown", f"class {shown(value)} of {len(labels)}")
+                continue
+            unreadable = partial(fault, "field-unreadable")
+            area = optional_number(entry, "area", box[2] * box[3], unreadable)
+            crowd = bool(optional_number(entry, "iscrowd", 0, unreadable))
+            objects.append(ObjectRecord(id, labels[value], box, area, crowd, place=place))
+        yield replace(row.image, objects=tuple(objects))
