@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -125,9 +126,7 @@ def test_coco_results_bear_coco_category_ids(scenes, tmp_path):
     for entry in content["annotations"]:
         entry["category_id"] = 10 + 3 * entry["category_id"]
     folder = tmp_path / "gaps"
-    (folder / "images").mkdir(parents=True)
-    for image in (scenes / "images").iterdir():
-        (folder / "images" / image.name).symlink_to(image)
+    shutil.copytree(scenes / "images", folder / "images")
     (folder / "annotations.json").write_text(json.dumps(content))
     perfect = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
@@ -160,10 +159,7 @@ def test_resuming_and_its_refusals(finished, model, scenes, tmp_path):
 
 def test_an_image_that_cannot_be_read_is_named(model, scenes, tmp_path):
     folder = tmp_path / "broken"
-    (folder / "images").mkdir(parents=True)
-    for image in (scenes / "images").iterdir():
-        (folder / "images" / image.name).symlink_to(image)
-    (folder / "images" / "000002.png").unlink()
+    shutil.copytree(scenes / "images", folder / "images")
     (folder / "images" / "000002.png").write_bytes(b"no image")
     (folder / "annotations.json").write_bytes((scenes / "annotations.json").read_bytes())
     result = run("--model", model, "--data", folder / "annotations.json", "--output", tmp_path / "out")

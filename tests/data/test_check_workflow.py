@@ -229,7 +229,7 @@ def test_kinds_planted_elsewhere_complete_the_list(larger_coco_folder):
     planted = {code for code, _, _ in plant_everything(larger_coco_folder)}
     elsewhere = {"dataset-unreadable", "annotations-missing", "box-in-pixels", "objects-tiny", "box-relative"}
     elsewhere |= {"size-misstated", "size-ambiguous", "box-convention", "field-unreadable", "image-listed-twice"}
-    elsewhere |= {"split-missing", "annotations-unread"}
+    elsewhere |= {"split-missing", "image-outside", "annotations-unread"}
     assert planted | elsewhere == set(KINDS)
 
 

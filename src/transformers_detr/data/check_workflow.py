@@ -198,7 +198,7 @@ def check_dataset(
     findings = list(dataset.findings)
     examined = _examine(dataset, decode=not quick, progress=progress)
     for split, pairs in examined.items():
-        findings += check_split(pairs, num_queries, masks=not quick)
+        findings += check_split(pairs, num_queries, not quick, dataset.findings)
         findings += check_ids(dataset.splits[split])
     findings += check_repeated_images(examined)
     findings += check_unannotated_files(dataset.splits.values())

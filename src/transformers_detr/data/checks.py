@@ -125,14 +125,24 @@ def misfit_of_mask(record: ImageRecord, item: ObjectRecord) -> str | None:
     return mask_problem(item.segmentation)
 
 
-def check_split(pairs: Sequence[tuple[ImageRecord, ImageFacts]], num_queries: int, masks: bool) -> Iterator[Finding]:
-    """Check the images of a split, their sizes and their objects; `masks` includes the segmentations."""
+def check_split(
+    pairs: Sequence[tuple[ImageRecord, ImageFacts]], num_queries: int, masks: bool, known: Iterable[Finding]
+) -> Iterator[Finding]:
+    """Check the images of a split, their sizes and their objects.
+
+    Args:
+        pairs: The images and the facts about their files.
+        num_queries: Queries of the model.
+        masks: Whether to check the segmentations.
+        known: Findings of the reader, which are not repeated.
+    """
+    told = {(finding.code, finding.file, finding.image_id) for finding in known}
     frames = find_frames(pairs)
     relative = are_relative(record for record, _ in pairs)
     for record, facts in pairs:
         frame = frames.get(record.id)
         problem = facts.problem or judge_size(record, facts, frame)
-        if problem is not None:
+        if problem is not None and (problem[0], record.source, record.id) not in told:
             yield Finding(*problem, file=record.path, image_id=record.id)
         yield from _check_objects(in_frame(record, facts, frame), num_queries, masks, relative)
 

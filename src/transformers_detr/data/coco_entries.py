@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformers_detr.data.field_values import (
@@ -104,7 +104,8 @@ class CocoFileReader:
                 path = self._image_path(entry["file_name"])
             except LookupError as error:
                 self.report(Finding("image-missing", str(error), self.path, number))
-                continue
+                parts = PurePosixPath(entry["file_name"].replace("\\", "/")).parts
+                path = self.lookup.root.joinpath(*(part for part in parts if part not in ("/", "..")))
             try:
                 height, width = stated_size(entry) or upright_size(path)
             except (OSError, ValueError) as error:

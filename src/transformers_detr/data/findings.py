@@ -46,6 +46,7 @@ KINDS: dict[str, Kind] = {
     "box-convention": Kind(_W, "all boxes of a split in another convention than the format's", "converted"),
     # Image files
     "image-missing": Kind(_E, "no such image file", "left out"),
+    "image-outside": Kind(_E, "an image outside the folder of the dataset", "left out"),
     "image-unreadable": Kind(_E, "an image file that cannot be decoded", "left out"),
     "size-misstated": Kind(_W, "a stated size that is wrong: the boxes fit the image", "size corrected"),
     "size-mismatch": Kind(_E, "boxes drawn in another size of the image", "boxes scaled with the image"),

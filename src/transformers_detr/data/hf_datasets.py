@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from transformers_detr.data.containment import ALLOW_OUTSIDE, Home
 from transformers_detr.data.field_values import (
     Id,
     field,
@@ -71,7 +72,7 @@ def read(name: str, layout: Path, split: str | None, report: Reporter) -> ReadDa
     ranks = {class_name: label for label, class_name in enumerate(class_names)}
     splits = {}
     for key, part in rows.items():
-        labels = {value: ranks[class_name] for value, class_name in enumerate(declared[key])}
+        labels: dict[Id, int] = {value: ranks[class_name] for value, class_name in enumerate(declared[key])}
         labels = labels or {value: ranks[str(value)] for value in used}
         splits[key] = tuple(_records(part, labels, report))
     return ReadDataset(class_names, splits)
@@ -120,19 +121,20 @@ def _declared_classes(table: Any, name: str) -> tuple[str, ...]:
     objects = table.features["objects"]
     fields = getattr(objects, "feature", objects)
     known = fields if isinstance(fields, Mapping) else {}
-    column = next((known[key] for key in _FIELDS["category"] if key in known), None)
-    return tuple(getattr(getattr(column, "feature", column), "names", None) or ())
+    classes = next((known[key] for key in _FIELDS["category"] if key in known), None)
+    return tuple(getattr(getattr(classes, "feature", classes), "names", None) or ())
 
 
 def _rows(table: Any, source: Path, report: Reporter) -> Iterator[_Row]:
     import datasets
 
+    home = Home(source.parent) if source.parent.is_dir() else None
     table = table.cast_column("image", datasets.Image(decode=False))
     ids = table["image_id"] if "image_id" in table.column_names else range(len(table))
     if not all(isinstance(id, int) for id in ids) or len(set(ids)) < len(table):
         ids = range(len(table))
     for index, (id, entry) in enumerate(zip(ids, table.remove_columns("image"), strict=True)):
-        encoded = partial(_encoded, table, index)
+        encoded = partial(_encoded, table, index, home)
         path = source / str(index)
         try:
             height, width = stated_size(entry) or upright_size(encoded())
@@ -147,11 +149,16 @@ def _rows(table: Any, source: Path, report: Reporter) -> Iterator[_Row]:
         yield _Row(ImageRecord(id, path, height, width, (), source, encoded), objects)
 
 
-def _encoded(table: Any, index: int) -> bytes:
+def _encoded(table: Any, index: int, home: Home | None) -> bytes:
     image = table[index]["image"]
     if not image or (image["bytes"] is None and image["path"] is None):
         raise ValueError("the row has no image")
-    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    if image["bytes"] is not None:
+        return image["bytes"]
+    path = Path(image["path"])
+    if home is not None and not home.holds(path):
+        raise ValueError(f"{path} lies outside {home.folder}; {ALLOW_OUTSIDE}=1 allows it")
+    return path.read_bytes()
 
 
 def _objects(objects: Any) -> list[Any]:

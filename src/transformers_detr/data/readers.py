@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers_detr.data.box_conventions import Convention, correct_convention
+from transformers_detr.data.containment import Home, without_outsiders
 from transformers_detr.data.findings import DatasetError, Reporter
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ def read_dataset(
     """
     path, name = Path(source), str(source)
     format_, read = _read(path, name, split, report, keep_category_ids)
-    convention = READERS[format_].boxes
-    splits = {key: correct_convention(records, convention, key, path, report) for key, records in read.splits.items()}
+    home, convention = Home(path), READERS[format_].boxes
+    splits = {
+        key: correct_convention(without_outsiders(records, home, report), convention, key, path, report)
+        for key, records in read.splits.items()
+    }
     return format_, read._replace(splits=splits)
 
 
