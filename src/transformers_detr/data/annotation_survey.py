@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers_detr.data.file_discovery import files_below, is_image
 from transformers_detr.data.findings import Finding
+from transformers_detr.data.image_lookup import is_file
 
 YOLO_LABELS = "YOLO label"
 _FORMATS: Mapping[str, Mapping[str, re.Pattern[bytes]]] = {
@@ -38,7 +39,7 @@ def survey(folder: Path, known: Iterable[Path] = ()) -> dict[str, list[Path]]:
     """
     passed = set(known)
     unknown = [path for path in files_below(folder) if path.suffix.lower() in _FORMATS and path not in passed]
-    resolved = {path.resolve() for path in passed} if unknown else set()
+    resolved = {path.resolve() for path in passed if is_file(path)} if unknown else set()
     groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in unknown:
         if path.resolve() not in resolved:

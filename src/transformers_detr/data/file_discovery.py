@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from transformers_detr.data.findings import UnknownSplitError
+from transformers_detr.data.findings import DatasetError, UnknownSplitError
 from transformers_detr.inference.sources import IMAGE_SUFFIXES
 from transformers_detr.model.image_io_detr import LFS_POINTER, NPY_MAGIC, load_image
 
@@ -71,6 +71,20 @@ def read_text(path: Path) -> str:
         ValueError: If it is a Git LFS pointer.
     """
     return decode_text(path.read_bytes())
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, without spaces around them.
+
+    Raises:
+        DatasetError: If the file cannot be read.
+    """
+    try:
+        return [line.strip() for line in read_text(path).splitlines()]
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
 
 
 def decode_text(encoded: bytes) -> str:

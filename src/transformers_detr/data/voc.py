@@ -15,7 +15,7 @@ from transformers_detr.data.file_discovery import (
     decode_text,
     files_below,
     only_split,
-    read_text,
+    read_lines,
     split_name,
     upright_size,
 )
@@ -183,7 +183,7 @@ def _listed(place: Path, files: list[Path]) -> list[tuple[str | None, list[Path]
     by_stem = {stem_key(path.stem): path for path in files}
     for folder in (place.parent / "ImageSets" / "Main", place.parent / "ImageSets"):
         lists = {
-            name: [_listed_file(line, place, by_stem) for line in read_text(file).splitlines() if line.strip()]
+            name: [_listed_file(line, place, by_stem) for line in read_lines(file) if line]
             for name in ("train", "val", "test", "trainval")
             if (file := folder / f"{name}.txt").is_file()
         }
@@ -198,7 +198,7 @@ def _listed(place: Path, files: list[Path]) -> list[tuple[str | None, list[Path]
 
 def _listed_file(line: str, place: Path, by_stem: Mapping[str, Path]) -> Path:
     """Return the annotation file of a line: a name, which may have spaces, or a word before a class flag."""
-    names = [name.removesuffix(".xml") for name in (line.strip(), line.split()[0])]
+    names = [name.removesuffix(".xml") for name in (line, line.split()[0])]
     return next((by_stem[key] for key in map(stem_key, names) if key in by_stem), place / f"{names[1]}.xml")
 
 

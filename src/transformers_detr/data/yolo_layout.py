@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,13 +11,17 @@ from typing import Any
 
 import yaml
 
-from transformers_detr.data.file_discovery import files_below, image_files, read_text, split_name
+from transformers_detr.data.field_values import shown
+from transformers_detr.data.file_discovery import files_below, image_files, read_lines, read_text, split_name
 from transformers_detr.data.findings import DatasetError, Finding
 from transformers_detr.data.image_lookup import ImageLookup, folder_split
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 _NAMES_KEY = re.compile(r"\b(names|nc)\b['\"]?\s*:")
 _SPLIT_KEY = re.compile(r"\b(train|val|valid|test)\b['\"]?\s*:")
+
+_ALIAS = re.compile(r"(?:^|[\s,\[{])\*\w", re.MULTILINE)
+_MOST_ALIASES = 20
 
 
 @dataclass(frozen=True)
@@ -102,15 +105,34 @@ def _describes_dataset(file: Path) -> bool:
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(read_text(path))
+        text = read_text(path)
+        if len(_ALIAS.findall(text)) > _MOST_ALIASES:
+            raise DatasetError(
+                f"{path}: more than {_MOST_ALIASES} YAML aliases, which can stand for any amount of data"
+            )
+        content = yaml.safe_load(text)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except DatasetError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not YAML: {error}") from error
     return content if isinstance(content, dict) else {}
 
 
 def _from_yaml(path: Path) -> YoloLayout:
+    """Read the layout from data.yaml.
+
+    Raises:
+        DatasetError: If it is unusable; a path in it may be too long for the system, for example.
+    """
+    try:
+        return _declared(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: a path in it cannot be used: {error.strerror}") from error
+
+
+def _declared(path: Path) -> YoloLayout:
     content = _load_yaml(path)
     names = _class_names(content, path)
     base = path.parent / str(content.get("path") or "")
@@ -140,7 +162,7 @@ def _entries(value: Any, key: Any, path: Path) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     for entry in entries:
         if not isinstance(entry, str):
-            raise DatasetError(f"{path}: {key!r} must be folders or lists of images, got {reprlib.repr(entry)}")
+            raise DatasetError(f"{path}: {key!r} must be folders or lists of images, got {shown(entry)}")
     return entries
 
 
@@ -152,13 +174,13 @@ def _class_names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
-        raise DatasetError(f"{path}: 'names' must list the class names, got {reprlib.repr(names)}")
+        raise DatasetError(f"{path}: 'names' must list the class names, got {shown(names)}")
     numbered = {}
     for key, name in names.items():
         if not re.fullmatch(r"\d{1,9}", str(key)):
-            raise DatasetError(f"{path}: 'names' must be numbered, got {reprlib.repr(key)}")
+            raise DatasetError(f"{path}: 'names' must be numbered, got {shown(key)}")
         if isinstance(name, bool) or not isinstance(name, str | int | float):
-            raise DatasetError(f"{path}: name of class {key} is {reprlib.repr(name)}, not text; put it in quotes")
+            raise DatasetError(f"{path}: name of class {key} is {shown(name)}, not text; put it in quotes")
         numbered[int(key)] = str(name)
     declared = str(content.get("nc", len(numbered)))
     if declared not in (str(len(numbered)), str(max(numbered) + 1)):
@@ -168,7 +190,7 @@ def _class_names(content: Mapping[str, Any], path: Path) -> dict[int, str]:
 
 def _listed_names(file: Path) -> dict[int, str]:
     """Read class names by line, counted from 0; an empty line is a number without a class."""
-    return {number: line.strip() for number, line in enumerate(read_text(file).splitlines()) if line.strip()}
+    return {number: line for number, line in enumerate(read_lines(file)) if line}
 
 
 def _images_of(entry: str, split: str, root: Path, source: Path, lookup: ImageLookup) -> Iterator[Path | Finding]:
@@ -179,10 +201,10 @@ def _images_of(entry: str, split: str, root: Path, source: Path, lookup: ImageLo
     elif place.is_dir():
         yield from image_files(place, nested=True)
     else:
-        for number, line in enumerate(read_text(place).splitlines(), start=1):
-            if line.strip():
+        for number, line in enumerate(read_lines(place), start=1):
+            if line:
                 try:
-                    yield lookup.find(line.strip(), place, split)
+                    yield lookup.find(line, place, split)
                 except LookupError as error:
                     yield Finding("image-missing", str(error), place, place=f"line {number}")
 

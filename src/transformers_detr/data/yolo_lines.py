@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from transformers_detr.data.field_values import shown
 from transformers_detr.data.findings import DatasetError
 
 _PLAINLY_PIXELS = 2.0
@@ -109,7 +110,7 @@ def _declared_keypoints(kpt_shape: object, source: object) -> int | None:
     match kpt_shape:
         case [int(count), 2 | 3 as size] if count > 0:
             return count * size
-    raise DatasetError(f"{source}: 'kpt_shape' must be [number of keypoints, 2 or 3], got {kpt_shape!r}")
+    raise DatasetError(f"{source}: 'kpt_shape' must be [number of keypoints, 2 or 3], got {shown(kpt_shape)}")
 
 
 def _triples(lines: Sequence[Sequence[float]]) -> int | None:
