@@ -243,3 +243,12 @@ def test_pointers_and_empty_files_are_named(tmp_path):
     for message, part in zip(messages, ["git lfs pull", "an empty file", "unknown or damaged format"], strict=True):
         assert part in message
         assert "0x" not in message
+
+
+def test_loose_images_beside_the_folders_of_splits_are_named(tmp_path):
+    root = write_folder(tmp_path, [BOX], images=("images/train/a.png", "images/loose.png", "cover.png"))
+    findings = check_dataset(root).by_code()["image-unannotated"]
+    assert [(finding.file, finding.message) for finding in findings] == [
+        (root, "1 image files without an entry: cover.png"),
+        (root / "images", "1 image files without an entry: loose.png"),
+    ]

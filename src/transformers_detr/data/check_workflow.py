@@ -201,7 +201,7 @@ def check_dataset(
         findings += check_split(pairs, num_queries, not quick, dataset.findings)
         findings += check_ids(dataset.splits[split])
     findings += check_repeated_images(examined)
-    findings += check_unannotated_files(dataset.splits.values())
+    findings += check_unannotated_files(dataset)
     findings += check_splits(dataset)
     findings += check_classes(dataset)
     box_cells = _box_cells(dataset, stride, size)

@@ -226,10 +226,13 @@ def check_repeated_images(examined: Examined) -> Iterator[Finding]:
         yield Finding(code, message, record.path, record.id)
 
 
-def check_unannotated_files(splits: Iterable[Sequence[ImageRecord]]) -> Iterator[Finding]:
-    """Find image files that no split lists, in the folders of the images; one finding per folder."""
-    listed = {record.path for records in splits for record in records if record.read_bytes is None}
-    for folder in sorted({path.parent for path in listed}):
+def check_unannotated_files(dataset: DetectionDataset) -> Iterator[Finding]:
+    """Find image files that no split lists, in the folders of the images and above; one finding per folder."""
+    root = Path(dataset.name)
+    listed = {record.path for records in dataset.splits.values() for record in records if record.read_bytes is None}
+    folders = {path.parent for path in listed}
+    folders |= {above for folder in folders for above in folder.parents if above.is_relative_to(root)}
+    for folder in sorted(folders):
         others = [path.name for path in image_files(folder) if path not in listed] if folder.is_dir() else []
         if others:
             shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
