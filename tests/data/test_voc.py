@@ -118,6 +118,12 @@ def test_lists(tmp_path, lists, expected, place):
     }
 
 
+def test_splits_by_the_folders_of_the_images_alone(tmp_path):
+    write_files(tmp_path, *(f"annotations/{stem}.xml" for stem in "abc"))
+    write_files(tmp_path, "images/train/a.png", "images/val/b.png", "images/c.png")
+    assert images(tmp_path) == {"train": ["images/c.png", "images/train/a.png"], "val": ["images/val/b.png"]}
+
+
 def test_names_with_spaces_in_lists(tmp_path):
     write_files(
         tmp_path, "Annotations/my photo.xml", "Annotations/my.xml", "JPEGImages/my photo.png", "JPEGImages/my.png"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -32,18 +32,25 @@ _HEAD_BYTES = 4096
 
 @dataclass(frozen=True)
 class VocLayout:
-    """Layout of a dataset: its folder, and the annotation files of each split."""
+    """Layout of a dataset.
+
+    Attributes:
+        root: Its folder.
+        splits: Annotation files of each split.
+        is_split: Whether lists or folders of annotation files say so; else the folders of the images may.
+    """
 
     root: Path
     splits: Mapping[str, tuple[Path, ...]]
+    is_split: bool
 
 
 def find(folder: Path) -> VocLayout | None:
     """Return the annotation files of each split; None if the folder is not in this format.
 
     Every folder below is read that has an annotation file. It is split by the lists in `ImageSets/Main` or `ImageSets`
-    beside it, else by its name or the names of the folders around it. The rest is "train", but left out if there is
-    such a split.
+    beside it, else by its name or the names of the folders around it, else by the folders of the images. The rest is
+    "train", but left out if there is such a split.
     """
     if not folder.is_dir():
         return None
@@ -57,9 +64,11 @@ def find(folder: Path) -> VocLayout | None:
             for split, part in _listed(place, files) or [(_named_split(place, folder), files)]:
                 splits[split] += part
     rest = splits.pop(None, [])
+    is_split = bool(splits)
     if rest and "train" not in splits:
         splits["train"] = rest
-    return VocLayout(folder, {split: tuple(files) for split, files in splits.items() if split}) if splits else None
+    named = {split: tuple(files) for split, files in splits.items() if split}
+    return VocLayout(folder, named, is_split) if named else None
 
 
 def read(name: str, layout: VocLayout, split: str | None, report: Reporter) -> ReadDataset:
@@ -94,7 +103,16 @@ def read(name: str, layout: VocLayout, split: str | None, report: Reporter) -> R
         key: tuple(image for path, root in documents if (image := reader.image(path, root)) is not None)
         for key, documents in parsed.items()
     }
+    if not layout.is_split:
+        splits = _by_image_folder(splits["train"], layout.root)
     return ReadDataset(tuple(class_names), only_split(splits, split, name))
+
+
+def _by_image_folder(images: Iterable[ImageRecord], root: Path) -> dict[str, tuple[ImageRecord, ...]]:
+    splits: dict[str, list[ImageRecord]] = defaultdict(list)
+    for image in images:
+        splits[folder_split(image.path, root) or "train"].append(image)
+    return {split: tuple(part) for split, part in splits.items()}
 
 
 class _Reader:
