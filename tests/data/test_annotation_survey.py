@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from transformers_detr.data.check_workflow import check_dataset
 from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError
 
@@ -50,12 +51,11 @@ def write(root, files):
 )
 def test_what_is_there_is_named(tmp_path, text, suffix, seen):
     write(tmp_path, {"a.png": None, **{f"sub/{stem}.{suffix}": text for stem in "abcd"}})
-    with pytest.raises(DatasetError) as caught:
-        DetectionDataset.load(tmp_path)
-    assert f"It holds 4 {seen} files (sub/a.{suffix}, sub/b.{suffix}, sub/c.{suffix}, …) and 1 image." in str(
-        caught.value
-    )
-    assert ("looks like YOLO, but data.yaml" in str(caught.value)) == (suffix == "txt")
+    (finding,) = check_dataset(tmp_path).findings
+    files = f"(sub/a.{suffix}, sub/b.{suffix}, sub/c.{suffix}, …)"
+    assert f"It holds 4 {seen} files {files} and 1 image." in finding.message
+    assert ("looks like YOLO, but data.yaml" in finding.message) == (suffix == "txt")
+    assert str(finding).count(str(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "captions_val2017.json", "package.json", "pom.xml", "results.csv"])

@@ -46,6 +46,7 @@ CAT = ["cat", 40, 24, 20, 32]
         ([f"{BOX} 0.45 0.35 2 0.55 0.35 1"], {}),
         ([f"{BOX} 0.45 0.35 2"], {}),
         ([BOX], {"kpt_shape": [3, 2]}),
+        ([f"{BOX} 0.93"], {}),
     ],
 )
 def test_keypoints_are_no_corners(tmp_path, lines, content):
@@ -63,6 +64,11 @@ def test_keypoints_are_no_corners(tmp_path, lines, content):
 )
 def test_polygons_and_rotated_boxes_are_corners(tmp_path, lines, content):
     assert boxes(write_folder(tmp_path, lines, **content)) == [CAT]
+
+
+def test_a_fifth_number_of_one_line_is_an_error(tmp_path):
+    with pytest.raises(DatasetError, match=r"line 2.*got 5"):
+        boxes(write_folder(tmp_path, [BOX, f"{BOX} 0.93"]))
 
 
 def test_a_frame_of_ones_and_zeros_is_a_polygon(tmp_path):

@@ -106,12 +106,13 @@ class Finding:
         return KINDS[self.code].severity
 
     def __str__(self) -> str:
-        where = [str(self.file), self.place]
+        where = ["" if self.message.startswith(str(self.file)) else str(self.file), self.place]
         if self.image_id is not None:
             where.append(f"image {self.image_id}")
         if self.annotation_id is not None:
             where.append(f"annotation {self.annotation_id}")
-        return f"{', '.join(filter(None, where))}: {self.message} [{self.code}]"
+        place = ", ".join(filter(None, where))
+        return f"{place}: {self.message} [{self.code}]" if place else f"{self.message} [{self.code}]"
 
 
 class DatasetError(ValueError):

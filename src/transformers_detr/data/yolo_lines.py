@@ -49,11 +49,11 @@ class LineRule:
     """What the numbers after the class mean.
 
     Attributes:
-        keypoints: Number of numbers after the box that belong to keypoints; None if longer lines are polygons.
+        extra: Number of numbers after the box, of keypoints or a confidence; None if longer lines are polygons.
         in_pixels: Whether the whole dataset is in pixels.
     """
 
-    keypoints: int | None = None
+    extra: int | None = None
     in_pixels: bool = False
 
     def problem(self, numbers: Sequence[float]) -> str | None:
@@ -61,16 +61,16 @@ class LineRule:
         count = len(numbers)
         if count == 4:
             return None
-        if self.keypoints is not None:
-            wanted = f"4 numbers after the class, or {4 + self.keypoints} with keypoints"
-            return None if count == 4 + self.keypoints else f"a line must hold {wanted}, got {count}"
+        if self.extra is not None:
+            wanted = f"4 numbers after the class, or {4 + self.extra} as other lines do"
+            return None if count == 4 + self.extra else f"a line must hold {wanted}, got {count}"
         if count < 6 or count % 2:
             return f"a line must hold 4 numbers after the class, or an even number from 6 on, got {count}"
         return None
 
     def shape(self, numbers: Sequence[float]) -> Shape:
         """Return the shape of a line without a problem."""
-        if len(numbers) > 4 and self.keypoints is None:
+        if len(numbers) > 4 and self.extra is None:
             xs, ys = numbers[0::2], numbers[1::2]
             return Shape((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)), numbers)
         x, y, width, height = numbers[:4]
@@ -82,7 +82,8 @@ def line_rule(lines: Sequence[Sequence[float]], kpt_shape: object, task: object,
 
     Lines of more than four numbers hold keypoints if `kpt_shape` says so; or, if it is absent, if all of them hold the
     same number of x, y, visibility triples after the box. Otherwise they are polygons, as are the four corners of a
-    rotated box. The dataset is in pixels if more boxes are plainly in pixels than plainly relative.
+    rotated box. Where every line has five numbers, as predictions have, the fifth is a confidence. The dataset is in
+    pixels if more boxes are plainly in pixels than plainly relative.
 
     Args:
         lines: Numbers after the class, of all lines.
@@ -93,15 +94,16 @@ def line_rule(lines: Sequence[Sequence[float]], kpt_shape: object, task: object,
     Raises:
         DatasetError: If `kpt_shape` is not two numbers.
     """
-    keypoints = _declared_keypoints(kpt_shape, source)
-    if keypoints is None and task not in ("segment", "obb"):
-        keypoints = _triples([line for line in lines if len(line) > 4])
-    rule = LineRule(keypoints)
+    extra = _declared_keypoints(kpt_shape, source)
+    if extra is None and task not in ("segment", "obb"):
+        are_predictions = all(len(line) == 5 and 0 <= line[4] <= 1 for line in lines)
+        extra = 1 if lines and are_predictions else _triples([line for line in lines if len(line) > 4])
+    rule = LineRule(extra)
     shapes = [rule.shape(line) for line in lines if rule.problem(line) is None]
     pixels, relative = (
         sum(getattr(shape, name) for shape in shapes) for name in ("is_plainly_in_pixels", "is_plainly_relative")
     )
-    return LineRule(keypoints, pixels > relative)
+    return LineRule(extra, pixels > relative)
 
 
 def _declared_keypoints(kpt_shape: object, source: object) -> int | None:
