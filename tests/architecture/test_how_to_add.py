@@ -61,7 +61,8 @@ def test_a_dataset_format_is_a_file_and_a_row(monkeypatch, tmp_path):
 
     module.read = read
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(readers.READERS, "points", readers.DatasetReader("Points", "points.txt", "points"))
+    row = readers.DatasetReader("Points", "points.txt", "points", "corner and size")
+    monkeypatch.setitem(readers.READERS, "points", row)
     (tmp_path / "points.txt").write_text("4 5")
     dataset = DetectionDataset.load(tmp_path)
     assert (dataset.format, dataset.class_names) == ("points", ("point",))
