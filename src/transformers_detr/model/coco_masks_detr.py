@@ -16,6 +16,9 @@ import numpy.typing as npt
 LARGEST_SEGMENT_ID = 256**3 - 1
 """A panoptic image has three bytes per pixel."""
 
+LARGEST_RUN_BITS = 60
+"""Longer numbers in compressed run lengths are damaged; reading them would take quadratic time."""
+
 SMALLEST_POLYGON = 6
 """Numbers of a polygon with three points."""
 
@@ -185,6 +188,8 @@ def _decompress(text: bytes) -> list[int]:
         value |= (code & 0x1F) << shift
         shift += 5
         if code & 0x20:
+            if shift > LARGEST_RUN_BITS:
+                raise ValueError("RLE counts hold a number that no image has pixels for")
             continue
         if code & 0x10:
             value -= 1 << shift  # negative: the sign bit is the highest bit of the last group
