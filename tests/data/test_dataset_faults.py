@@ -292,6 +292,15 @@ def test_faulty_image_entries_are_findings(tmp_path, key, value):
     assert objects(report.fix(tmp_path / "fixed")) == [("cat", BOX)]
 
 
+@pytest.mark.parametrize("change", [{"file_name": "9" * 400}, {"file_name": "a\0b"}, {"width": 1, "height": 10**9}])
+def test_names_and_sizes_that_no_file_has_are_findings(tmp_path, change):
+    folder = write(tmp_path / "a", [annotation()])
+    content = json.loads((folder / "annotations.json").read_text())
+    content["images"].append(content["images"][0] | {"id": 2} | change)
+    (folder / "annotations.json").write_text(json.dumps(content))
+    assert {"image-missing", "size-misstated"} & of(check_dataset(folder))
+
+
 @pytest.mark.parametrize("name", [None, [], "\ud800", True, " ", DEEP])
 def test_faulty_category_names_are_findings(tmp_path, name):
     report = check_dataset(write(tmp_path / "a", [annotation()], categories=[(1, "cat"), (2, name)]))

@@ -255,7 +255,10 @@ def _box_cells(dataset: DetectionDataset, stride: int, size: Mapping[str, int]) 
     counts: Counter[int] = Counter()
     for records in dataset.splits.values():
         for record in records:
-            height, _ = resized_size(record.height, record.width, size)
+            try:
+                height, _ = resized_size(record.height, record.width, size)
+            except ValueError:  # too elongated to be resized
+                continue
             for item in record.objects:
                 area = item.box_xywh_px[2] * item.box_xywh_px[3]
                 if math.isfinite(area) and area > 0 and not item.iscrowd:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers_detr.data.file_discovery import stored_size, turned
+from transformers_detr.data.image_lookup import is_file
 from transformers_detr.data.records import ImageRecord
 from transformers_detr.model.image_io_detr import load_image
 
@@ -57,9 +58,9 @@ def examine_images(
 
 
 def _examine(record: ImageRecord, decode: bool) -> ImageFacts:
-    if record.read_bytes is None and not record.path.is_file():
-        return ImageFacts(("image-missing", _missing(record.path)))
     try:
+        if record.read_bytes is None and not is_file(record.path):
+            return ImageFacts(("image-missing", _missing(record.path)))
         source = record.path if record.read_bytes is None and not decode else record.encoded()
         stored, orientation = stored_size(source)
         digest = ""
