@@ -118,6 +118,23 @@ def test_faulty_data_raise_with_their_report(start, scenes, tmp_path):
     assert len(result.trainer.train_dataset) == len(scenes.split("train")) - 1
 
 
+def test_boxes_of_unknown_meaning_are_not_cleaned_but_asked_about(start, tmp_path):
+    """They fit the image, and also the other size that the file states."""
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (200, 100)).save(tmp_path / "data" / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 400, "height": 200}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 40, 50], "area": 2000, "iscrowd": 0}
+        ],
+    }
+    (tmp_path / "data" / "annotations.json").write_text(json.dumps(content))
+    for clean in (False, True):
+        with pytest.raises(FaultyDatasetError, match=r"--boxes-in image\|stated"):
+            preview(tmp_path / "data", model=start, clean=clean, **QUICK)
+
+
 def test_preview_draws_the_asked_number_of_samples(start, scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sheet = preview(scenes, model=start, count=4, **QUICK)

@@ -46,6 +46,10 @@ CHANGEABLE = {"num_train_epochs", "max_steps", "dataloader_num_workers", "report
 """Settings that may differ when a training resumes."""
 
 
+UNDECIDED = "size-ambiguous"
+"""Kind of error that cleaning cannot mend, since only the user knows the answer."""
+
+
 class FaultyDatasetError(DatasetError):
     """The dataset has errors that would make training fail or spoil it; `report` lists them."""
 
@@ -55,10 +59,11 @@ class FaultyDatasetError(DatasetError):
         message = str(errors[0])
         if report.dataset is not None:
             count = "1 error" if len(errors) == 1 else f"{len(errors)} errors, the first"
-            message = (
-                f"{report.name}: {count}: {message}. "
-                "Repair the dataset, or leave the faulty entries out with clean=True (--clean)."
-            )
+            advice = "Repair the dataset, or leave the faulty entries out with clean=True (--clean)."
+            if undecided := report.by_code().get(UNDECIDED):
+                message = str(undecided[0])
+                advice = "Write a corrected copy that says it: `detr check DATA --fix DIR --boxes-in image|stated`."
+            message = f"{report.name}: {count}: {message}. {advice}"
         super().__init__(message)
 
 
@@ -352,11 +357,12 @@ def _checked_dataset(source: str | Path | DetectionDataset, clean: bool, seed: i
     """Read and check a dataset, clean it if wanted, and split validation images off if there are none.
 
     Raises:
-        FaultyDatasetError: The dataset has errors and `clean` is not set.
+        FaultyDatasetError: The dataset has errors and `clean` is not set, or nothing tells what its boxes mean.
     """
     note(f"Checking {source.name if isinstance(source, DetectionDataset) else source}.")
     report = check_dataset(source, quick=True, num_queries=UNLIMITED_QUERIES)
-    if report.dataset is None or (report.count(Severity.ERROR) and not clean):
+    undecided = UNDECIDED in report.by_code()
+    if report.dataset is None or undecided or (report.count(Severity.ERROR) and not clean):
         raise FaultyDatasetError(report)
     dataset = report.cleaned() if clean else report.dataset
     if warnings := report.count(Severity.WARNING):
