@@ -102,7 +102,7 @@ def test_batches_hold_similar_shapes_and_every_image_once(scene_records):
 
 
 def test_images_that_cannot_be_read_are_named_and_count(scene_detector, broken, alone):
-    dataset = DetectionDataset.load(broken)
+    dataset = DetectionDataset.load(broken, report=lambda finding: None)
     found = predictions_of(scene_detector, dataset.split("train"), 3)
     assert found.keys() == alone.keys()
     errors = {image_id: p.error for image_id, p in found.items() if p.error}

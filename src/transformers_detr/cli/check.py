@@ -20,20 +20,39 @@ from transformers_detr.data.readers import DATASET_HELP
 def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help=DATASET_HELP)],
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every finding and the statistics.")
+        Path | None,
+        typer.Option(
+            "--json", rich_help_panel="Output", metavar="FILE", help="Write every finding and the statistics."
+        ),
     ] = None,
     fix: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a corrected copy in COCO's layout; DIR must not exist.")
+        Path | None,
+        typer.Option(
+            rich_help_panel="Corrected copy",
+            metavar="DIR",
+            help="Write a corrected copy in COCO's layout; DIR must not exist.",
+        ),
     ] = None,
     boxes_in: Annotated[
         Frame | None,
-        typer.Option(help="With --fix: what boxes mean that fit both the image and another stated size."),
+        typer.Option(
+            rich_help_panel="Corrected copy",
+            metavar="image|stated",
+            help="With --fix: what boxes mean that fit both the image and another stated size.",
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Read the headers of the images only.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", rich_help_panel="Checks", help="Read the headers of the images only.")
+    ] = False,
     queries: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Queries of the model: most objects it can find.")
+        int,
+        typer.Option(
+            rich_help_panel="Checks", metavar="N", min=1, help="Queries of the model: most objects it can find."
+        ),
     ] = 100,
-    stride: Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Pixels per cell of the feature map.")] = 32,
+    stride: Annotated[
+        int, typer.Option(rich_help_panel="Checks", metavar="PIXELS", min=1, help="Pixels per cell of the feature map.")
+    ] = 32,
 ) -> None:
     """Find problems in a dataset and write a corrected copy.
 
