@@ -23,9 +23,10 @@ from transformers.utils.logging import disable_progress_bar
 from key_map import SEGMENTATION_PREFIX, listing, to_original, to_stored
 from original_files import ConversionError, fetch, read, write
 from transformers_detr.hub.architectures import FAMILIES
+from transformers_detr.hub.class_names import VOC_NAMES
 from transformers_detr.hub.fingerprint import compute_fingerprint, load_for_fingerprint, write_fingerprint
 from transformers_detr.hub.loading import LoadingError, holds_segmentation, load_pretrained
-from transformers_detr.hub.published_checkpoints import CHECKPOINTS, VOC_NAMES, Checkpoint
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS, Checkpoint
 from transformers_detr.hub.push import plan_upload, upload
 from transformers_detr.hub.staging import PublishingError
 from transformers_detr.model.configuration_detr import DetrConfig, TableTransformerConfig

@@ -26,8 +26,8 @@ FLOORS = [
     "modeling",
     "modeling_segmentation modeling_table_transformer",
     # What several parts need
-    "atomic_io backends.registry prefetch"
-    " explanation.attention hub.bundled_model hub.published_checkpoints visualization",
+    "atomic_io backends.registry prefetch explanation.attention hub.bundled_model hub.class_names visualization",
+    "hub.published_checkpoints",
     "hub.architectures hub.model_files",
     "hub.loading",
     "backends",
@@ -48,7 +48,7 @@ IMAGE_SIDE = {
     "postprocessing_segmentation",
     "processor_arguments",
 }
-KNOWS_NOTHING_OF_OURS = {"backends.registry", "hub.bundled_model", "hub.published_checkpoints", "prefetch", "atomic_io"}
+KNOWS_NOTHING_OF_OURS = {"backends.registry", "hub.bundled_model", "hub.class_names", "prefetch", "atomic_io"}
 
 VAGUE = {"util", "utils", "misc", "helpers", "common", "tools"}
 HEAVY = {"torch", "transformers", "timm", "scipy", "huggingface_hub", "numpy", "PIL"}

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from key_map import to_stored
 from transformers_detr import DetrConfig, DetrForObjectDetection, DetrImageProcessor
-from transformers_detr.hub.published_checkpoints import COCO_NAMES
+from transformers_detr.hub.class_names import COCO_NAMES
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 

@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from local_hub.process import HubProcess
-from local_hub.server import HubServer
+from local_hub.process import running_hub
 from local_hub.steps import push
 from PIL import Image
 from safetensors.torch import load_file
@@ -170,15 +169,10 @@ def test_serve(model, pages, tmp_path):
 @pytest.mark.current_stock  # client 1 asks the real Hub whatever HF_ENDPOINT says
 def test_push_checks_it_with_stock_and_writes_its_card(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
-    server = HubServer()
-    process = HubProcess(server, tmp_path / "hf_home")
-    try:
-        pushed = process.call(push, folder, "an-org/tables")
+    with running_hub(tmp_path / "hf_home") as hub:
+        pushed = hub.call(push, folder, "an-org/tables")
         assert pushed["status"] == 0, pushed
-        content = server.content("an-org/tables")
-    finally:
-        process.close()
-        server.close()
+        content = hub.server.content("an-org/tables")
     card = content["README.md"].decode()
     assert "- table-transformer" in card
     assert "pre-norm DETR model" in card

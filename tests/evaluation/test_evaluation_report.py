@@ -25,7 +25,7 @@ from transformers_detr.evaluation.panoptic_quality import PanopticQuality, Panop
 from transformers_detr.evaluation.predictions import ImagePrediction, from_coco_results
 from transformers_detr.evaluation.published_comparison import compare_with_published
 from transformers_detr.evaluation.scoring import evaluate_predictions
-from transformers_detr.hub.published_checkpoints import COCO_NAMES
+from transformers_detr.hub.class_names import COCO_NAMES
 from transformers_detr.visualization.annotate import contact_sheet
 
 ODD_NAME = "<b>cat & dog</b>"

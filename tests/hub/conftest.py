@@ -1,19 +1,15 @@
 """The local Hub of these tests: a server, and a process with the real client that is pointed at it."""
 
 import pytest
-from local_hub.process import HubProcess
-from local_hub.server import HubServer
+from local_hub.process import running_hub
 from local_hub.steps import empty_cache
 
 
 @pytest.fixture(scope="session")
 def hub_process(tmp_path_factory):
     """One process for all tests, as it has to import torch."""
-    server = HubServer()
-    process = HubProcess(server, tmp_path_factory.mktemp("hf_home"))
-    yield process
-    process.close()
-    server.close()
+    with running_hub(tmp_path_factory.mktemp("hf_home")) as process:
+        yield process
 
 
 @pytest.fixture

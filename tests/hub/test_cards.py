@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from local_hub.process import HubProcess
-from local_hub.server import HubServer
+from local_hub.process import running_hub
 from local_hub.steps import run_snippet, validate_card
 from PIL import Image
 from tiny_detector import tiny_detector
@@ -21,16 +20,10 @@ from published_card import published_card
 from transformers_detr import DetrForSegmentation, DetrImageProcessor, TableTransformerForObjectDetection
 from transformers_detr.hub import bundled_model
 from transformers_detr.hub.architectures import FAMILIES, read_config
+from transformers_detr.hub.class_names import COCO_NAMES, NEVER_RELEASED
 from transformers_detr.hub.custom_code import add_custom_code
 from transformers_detr.hub.model_card import EXAMPLE_IMAGE, model_card
-from transformers_detr.hub.published_checkpoints import (
-    CHECKPOINTS,
-    COCO_NAMES,
-    DETR,
-    KNOWN_DETECTIONS_39769,
-    NEVER_RELEASED,
-    PublishedScores,
-)
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS, DETR, KNOWN_DETECTIONS_39769, PublishedScores
 
 EVERY_CHECKPOINT = pytest.mark.parametrize("checkpoint", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
 FIELDS = {  # type in the metadata → field of PublishedScores
@@ -193,11 +186,8 @@ def photo(hub):
 @pytest.fixture(scope="module")
 def changed_hub(tmp_path_factory):
     """A server and a process in which `use_for_auto` may be called."""
-    server = HubServer()
-    process = HubProcess(server, tmp_path_factory.mktemp("hf_home"))
-    yield process
-    process.close()
-    server.close()
+    with running_hub(tmp_path_factory.mktemp("hf_home")) as process:
+        yield process
 
 
 @pytest.mark.usefixtures("photo")

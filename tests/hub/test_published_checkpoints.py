@@ -7,15 +7,8 @@ import re
 
 import pytest
 
-from transformers_detr.hub.published_checkpoints import (
-    CHECKPOINTS,
-    COCO_NAMES,
-    COCO_PANOPTIC_NAMES,
-    COCO_STUFF_IDS,
-    DETR,
-    KNOWN_DETECTIONS_39769,
-    TABLE_TRANSFORMER,
-)
+from transformers_detr.hub.class_names import COCO_NAMES, COCO_PANOPTIC_NAMES, COCO_STUFF_IDS
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS, DETR, KNOWN_DETECTIONS_39769, TABLE_TRANSFORMER
 
 
 def test_names_of_detection_slots_are_the_published_ones(shared_path):

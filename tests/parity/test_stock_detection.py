@@ -7,7 +7,7 @@ import torch
 import transformers
 from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
 
-from transformers_detr import DetrForObjectDetection
+from transformers_detr import DetrForObjectDetection, TableTransformerForObjectDetection
 
 pytestmark = pytest.mark.current_stock
 
@@ -20,29 +20,48 @@ BACKBONES = {
 }
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+def seeded(kind, **changes):
+    """A tiny model whose norms are not all alike, so that none could stand in another's place."""
+    torch.manual_seed(0)
+    model = kind(tiny_config(kind.config_class, **changes)).eval()
+    randomize_norms(model)
+    for name, parameter in model.named_parameters():
+        if "layer_norm" in name or "layernorm" in name:
+            torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
+    return model
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        (kind, name) for kind in (DetrForObjectDetection, TableTransformerForObjectDetection) for name in BACKBONES
+    ],
+    ids=lambda param: f"{param[0].__name__}-{param[1]}",
+)
 def folders(request, tmp_path_factory):
     """A folder that we wrote, one that stock wrote from it, and what stock said of ours."""
-    torch.manual_seed(0)
-    model = DetrForObjectDetection(tiny_config(**BACKBONES[request.param])).eval()
-    randomize_norms(model)
+    kind, backbone = request.param
+    model = seeded(kind, **BACKBONES[backbone])
     ours, stocks = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("stock")
     model.save_pretrained(ours)
-    stock, info = transformers.DetrForObjectDetection.from_pretrained(ours, output_loading_info=True)
+    stock, info = getattr(transformers, kind.__name__).from_pretrained(ours, output_loading_info=True)
     stock.eval().save_pretrained(stocks)
     return model, stock, info, stocks
 
 
 @torch.no_grad()
 def agree(left, right):
-    batch = padded_batch([(96, 128), (50, 70)])
-    one, other = left(*batch, output_attentions=True), right(*batch)
-    assert (one.logits - other.logits).abs().max() < 1e-5
-    assert (one.pred_boxes - other.pred_boxes).abs().max() < 1e-5
-    assert (one.last_hidden_state - other.last_hidden_state).abs().max() < 1e-5
-    # the random norms of a deep backbone magnify rounding before the projection, which the transformer norms away again
-    assert (one.encoder_last_hidden_state - other.encoder_last_hidden_state).abs().max() < 1e-3
-    assert one.logits.std() > 0.01
+    for sizes in ([(96, 128)], [(96, 128), (50, 70)]):
+        batch = padded_batch(sizes)
+        one = left(*batch, output_attentions=True, output_hidden_states=True)
+        other = right(*batch, output_hidden_states=True)
+        assert len(one.encoder_hidden_states) == len(other.encoder_hidden_states)
+        assert (one.logits - other.logits).abs().max() < 1e-5
+        assert (one.pred_boxes - other.pred_boxes).abs().max() < 1e-5
+        assert (one.last_hidden_state - other.last_hidden_state).abs().max() < 1e-5
+        # the random norms of a deep backbone magnify rounding before the projection; the transformer norms it away
+        assert (one.encoder_last_hidden_state - other.encoder_last_hidden_state).abs().max() < 1e-3
+        assert one.logits.std() > 0.01
 
 
 def test_ours_loads_in_stock(folders):
@@ -52,8 +71,8 @@ def test_ours_loads_in_stock(folders):
 
 
 def test_stocks_loads_in_ours(folders):
-    _, stock, _, folder = folders
-    model, info = DetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    ours, stock, _, folder = folders
+    model, info = type(ours).from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
     agree(model.eval(), stock)
 

@@ -1,16 +1,18 @@
-"""Stock's Table Transformer on the same weights, through the files that either writes, and the two forms on the Hub."""
+"""What is the Table Transformer's alone: its folders on the Hub, and that no folder lies about its type."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_detr import NATIVE_BACKBONE, padded_batch, randomize_norms, tiny_config
+from tiny_detr import NATIVE_BACKBONE, padded_batch, tiny_config
 
+import parity.test_stock_detection
 from transformers_detr import (
     DetrConfig,
     DetrForObjectDetection,
@@ -19,64 +21,11 @@ from transformers_detr import (
     TableTransformerConfig,
     TableTransformerForObjectDetection,
     TableTransformerModel,
-    use_for_auto,
 )
 
 pytestmark = pytest.mark.current_stock
 
-BACKBONES = {
-    "resnet18": {},
-    "resnet50": {"backbone": "resnet50"},
-    "dc5": {"backbone": "resnet50", "dilation": True},
-    "native": {"backbone_config": NATIVE_BACKBONE},
-    "learned": {"position_embedding_type": "learned"},
-}
-
-
-def seeded(**changes):
-    torch.manual_seed(0)
-    model = TableTransformerForObjectDetection(tiny_config(TableTransformerConfig, **changes)).eval()
-    randomize_norms(model)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:  # fresh norms, all ones and zeros, could stand in one another's place
-            torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
-    return model
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def folders(request, tmp_path_factory):
-    """A folder that we wrote, one that stock wrote from it, and what stock said of ours."""
-    model = seeded(**BACKBONES[request.param])
-    ours, stocks = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("stock")
-    model.save_pretrained(ours)
-    stock, info = transformers.TableTransformerForObjectDetection.from_pretrained(ours, output_loading_info=True)
-    stock.eval().save_pretrained(stocks)
-    return model, stock, info, stocks
-
-
-@torch.no_grad()
-def agree(left, right):
-    for batch in (padded_batch([(96, 128)]), padded_batch([(96, 128), (50, 70)])):
-        one, other = left(*batch, output_hidden_states=True), right(*batch, output_hidden_states=True)
-        assert (one.logits - other.logits).abs().max() < 1e-5
-        assert (one.pred_boxes - other.pred_boxes).abs().max() < 1e-5
-        assert (one.last_hidden_state - other.last_hidden_state).abs().max() < 1e-5
-        assert (one.encoder_last_hidden_state - other.encoder_last_hidden_state).abs().max() < 1e-3
-        assert len(one.encoder_hidden_states) == len(other.encoder_hidden_states)
-        assert one.logits.std() > 0.01
-
-
-def test_ours_loads_in_stock(folders):
-    model, stock, info, _ = folders
-    assert not any(info.values()), info
-    agree(model, stock)
-
-
-def test_stocks_loads_in_ours(folders):
-    _, stock, _, folder = folders
-    model, info = TableTransformerForObjectDetection.from_pretrained(folder, output_loading_info=True)
-    assert not any(info.values()), info
-    agree(model.eval(), stock)
+seeded = partial(parity.test_stock_detection.seeded, TableTransformerForObjectDetection)
 
 
 @torch.no_grad()
@@ -110,7 +59,7 @@ MEAN_AND_STD = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224,
 
 @pytest.mark.parametrize("kind", PROCESSORS)
 def test_folders_in_the_forms_on_the_hub_load(kind, tmp_path):
-    model = seeded(**(BACKBONES["native"] if kind == "v1.1" else {}))
+    model = seeded(**({"backbone_config": NATIVE_BACKBONE} if kind == "v1.1" else {}))
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     if kind.startswith("v1.1"):
@@ -153,7 +102,6 @@ print(type(model).__module__, type(base).__name__, type(detect.model).__module__
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = "transformers_detr.model.modeling_table_transformer_detr"
     assert done.stdout.split() == [ours, "TableTransformerModel", ours, "10"]
-    assert use_for_auto is not None
 
 
 def test_no_folder_lies_about_its_type(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from transformers_detr.data.box_frames import BEYOND_SHARE, FRAME_SLACK_PX
 from transformers_detr.data.field_values import Box
 from transformers_detr.data.findings import Finding, Reporter
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:  # the registry of readers is loaded without torch
 
 Convention = Literal["corner and size", "center and size", "two corners"]
 
-_BEYOND_SHARE = 0.05
-_SLACK_PX = 1.0
 _MISFIT_SHARE = 0.2
 """Share of the boxes that must be impossible as the format reads them; among correct corners half are."""
 
@@ -65,10 +64,10 @@ def correct_convention(
     """
     mistake, correct = _MISTAKES[convention]
     given = [(record, item) for record in records for item in record.objects if _is_given(item, convention)]
-    if not all(_fits(correct(item.box_xywh_px), record, _SLACK_PX, _SLACK_PX) for record, item in given):
+    if not all(_fits(correct(item.box_xywh_px), record, FRAME_SLACK_PX, FRAME_SLACK_PX) for record, item in given):
         return records
     misfits = sum(
-        not _fits(item.box_xywh_px, record, _BEYOND_SHARE * record.width, _BEYOND_SHARE * record.height)
+        not _fits(item.box_xywh_px, record, BEYOND_SHARE * record.width, BEYOND_SHARE * record.height)
         for record, item in given
     )
     if not misfits or misfits < _MISFIT_SHARE * len(given):

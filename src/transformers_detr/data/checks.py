@@ -28,7 +28,7 @@ from transformers_detr.data.findings import Finding
 from transformers_detr.data.image_inspection import ImageFacts
 from transformers_detr.data.masks import mask_extent, mask_problem
 from transformers_detr.data.records import ImageRecord, ObjectRecord
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.hub.class_names import NO_CLASS
 
 LARGEST_RELATIVE = 2.0
 """Numbers of relative boxes are smaller, even where the boxes reach beyond their images."""

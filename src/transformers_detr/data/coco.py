@@ -14,7 +14,7 @@ from transformers_detr.data.file_discovery import files_below, is_image, only_sp
 from transformers_detr.data.findings import DatasetError, Finding, Reporter
 from transformers_detr.data.image_lookup import ImageLookup
 from transformers_detr.data.records import ReadDataset
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.hub.class_names import NO_CLASS
 
 PANOPTIC_ALONE = (
     "{path}: panoptic annotations alone are not a dataset here; boxes are read from COCO's instances file of the same "

@@ -12,7 +12,7 @@ from transformers_detr.data.annotation_survey import unread_files
 from transformers_detr.data.findings import DatasetError, Finding, Reporter, UnknownSplitError, raise_finding
 from transformers_detr.data.readers import READERS, read_dataset
 from transformers_detr.data.records import ImageRecord, coco_annotation
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.hub.class_names import NO_CLASS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from transformers_detr.data.detection_dataset import DetectionDataset
 from transformers_detr.data.findings import DatasetError, Reporter, UnknownSplitError, raise_finding
 from transformers_detr.data.records import ImageRecord
 from transformers_detr.evaluation.coco_types import CocoDataset
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.hub.class_names import NO_CLASS
 
 DEFAULT_SPLIT = "val"
 

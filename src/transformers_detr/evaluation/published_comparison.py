@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transformers_detr.evaluation.scoring import Evaluation
-from transformers_detr.hub.published_checkpoints import CHECKPOINTS, NO_CLASS
+from transformers_detr.hub.class_names import NO_CLASS
+from transformers_detr.hub.published_checkpoints import CHECKPOINTS
 
 COCO_VAL2017_IMAGES = 5000
 

@@ -221,7 +221,7 @@ def download_files(name: str, files: Sequence[str], *, revision: str | None = No
 
 
 def check_weight_file(path: Path) -> None:
-    """Raise an error if a weight file is damaged or a placeholder.
+    """Raise an error if a weight file is damaged or a Git LFS pointer.
 
     Args:
         path: A `.safetensors` file, or a PyTorch file of any ending.

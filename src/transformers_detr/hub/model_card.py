@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
-from transformers_detr.hub.published_checkpoints import NO_CLASS
+from transformers_detr.hub.class_names import NO_CLASS
 from transformers_detr.model.configuration_detr import DetrConfig
 
 TEMPLATE = "model_card.md.jinja"

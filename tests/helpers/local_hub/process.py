@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +47,18 @@ class HubProcess:
 
     def close(self) -> None:
         self.pool.shutdown()
+
+
+@contextmanager
+def running_hub(home: Path) -> Iterator[HubProcess]:
+    """A server and its process, until the end of the block."""
+    server = HubServer()
+    process = HubProcess(server, home)
+    try:
+        yield process
+    finally:
+        process.close()
+        server.close()
 
 
 @contextmanager
